@@ -249,12 +249,12 @@ impl Carrier {
                     }
                     return trouble;
                 }
+                if let Some(store) = self.store.upgrade() {
+                    store.wake_for(orders.iter());
+                }
                 orders = rest;
                 if since.elapsed() > LATEST {
                     self.tell_that_it_answers(told);
-                }
-                if let Some(store) = self.store.upgrade() {
-                    store.wake();
                 }
             }
         }

@@ -178,6 +178,47 @@ async fn gateways_together_keep_a_limit() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_finds_no_tokens_is_refused_and_not_taken_for_a_server_that_is_away() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        for unavailable in ["Deny", "Allow"] {
+            let store =
+                format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: {unavailable}", redis.port);
+            let limit = format!("{{name: {unavailable}, requests: 300, per: 1s, key: []}}");
+            let (gateway, _answering) = with_limit(&store, &limit, PASSWORD, None).await;
+            let address = gateway.address;
+            let began = Instant::now();
+            let crowd: Vec<_> = (0..100)
+                .map(|_| {
+                    tokio::spawn(async move {
+                        let mut caller = Caller::connect(&Down::Http11, address).await;
+                        let (mut passed, mut other) = (0, Vec::new());
+                        for _ in 0..40 {
+                            match caller.ask(Ask::get("/")).await.answer().await.0 {
+                                200 => passed += 1,
+                                429 => {}
+                                status => other.push(status),
+                            }
+                        }
+                        (passed, other)
+                    })
+                })
+                .collect();
+            let (mut passed, mut other) = (0, Vec::new());
+            for one in crowd {
+                let (more, others) = one.await.expect("it has asked");
+                passed += more;
+                other.extend(others);
+            }
+            assert!(other.is_empty(), "{unavailable}: {other:?}");
+            // What the limit says, and what was out: nothing, at the beginning.
+            let most = 300.0 + 300.0 * began.elapsed().as_secs_f64() + 1.0;
+            assert!((300..=most as u32).contains(&passed), "{unavailable}: {passed} of {most}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_killed_and_comes_back_is_used_again() {
     for program in installed().await {
         let redis = Redis::start(program, unused_port()).await;

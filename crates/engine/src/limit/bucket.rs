@@ -52,7 +52,12 @@ impl Bucket {
         (self.burst / self.proxies).max(1)
     }
 
-    /// The time of one token.
+    /// The time of one token, rounded down.
+    pub(crate) fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval >> FRACTION)
+    }
+
+    /// The same in microseconds.
     #[expect(clippy::cast_precision_loss, reason = "fractions of microseconds do not matter")]
     pub(crate) fn interval_in_microseconds(&self) -> f64 {
         self.interval as f64 / f64::from(1u32 << FRACTION) / 1_000.0

@@ -16,7 +16,7 @@ use super::fields::{Label, Shown};
 use super::inquiry::{Asked, Inquiry};
 use super::key::{Found, Key, KeyBytes, hash};
 use super::plans::Plans;
-use super::shared::{Draw, Shared, StoreName, Without};
+use super::shared::{Draw, Shared, StoreName, Waited};
 use super::table::{Held, Table, Terms};
 use super::touched::Touch;
 use super::{Algorithm, Standing, nanoseconds};
@@ -151,8 +151,8 @@ pub(crate) fn admit(
         let (held, drawn, name) = (None, None, None);
         let mut one = Candidate { index, limit, hash, partition, cost, held, drawn, name, uncounted: false };
         if let Some(shared) = &limit.shared {
-            let without = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Without>().copied());
-            match shared.draw(limit, hash, &key, one.cost, now, without) {
+            let waited = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Waited>().copied());
+            match shared.draw(limit, hash, &key, one.cost, now, waited) {
                 Draw::Taken(standing) => {
                     one.drawn = Some((standing, None));
                     one.name = limit.costs.has_more().then(|| StoreName::of(&key));
@@ -164,8 +164,9 @@ pub(crate) fn admit(
                     put_back(&all, now);
                     return Err(Refused::Unavailable(index));
                 }
-                Draw::Wait(wait) => {
+                Draw::Wait(wait, ticket) => {
                     put_back(&all, now);
+                    x.notes.between = Some(Box::new(Waited::For(ticket)));
                     return Err(Refused::Wait(wait));
                 }
             }

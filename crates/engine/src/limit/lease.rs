@@ -4,9 +4,11 @@
 //! how quickly they are used: one by one for a key that is rarely seen, up to a tenth of the bucket for one that is busy. When half of them
 //! are used the next are ordered, and a key that is seen again within that moment has its next token ordered with the last one, so that only who
 //! finds none has to wait. Nothing is ordered ahead where a request costs more than a tenth of the bucket: too much of a small limit would be
-//! lost whenever the next request does not come. **The bound:** within any time the proxies together let through at
+//! lost whenever the next request does not come. Who finds none waits: for the order that is under way, or for the next one, which is for as
+//! many as all those need that came meanwhile, and kept for them. Where the store has not so many, it says with that that the limit is reached, and those that nothing
+//! is left for are refused; nobody waits for a third time. **The bound:** within any time the proxies together let through at
 //! most what the limit says and the tokens that were out at its beginning, which is at most a tenth of the burst, and at least one, for each
-//! proxy.
+//! proxy, and what requests have waited for.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,6 +31,8 @@ pub(crate) struct Leases {
     shards: Box<[Mutex<HashMap<u64, Lease>>]>,
     /// The most tokens that are ordered ahead of the requests that need them. None is, where a request costs more.
     ahead: u32,
+    /// The most that there ever are.
+    burst: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,8 +43,20 @@ struct Lease {
     until: u64,
     /// How many were granted last.
     size: u32,
-    /// Whether more are ordered.
+    /// Whether more are ordered, and since when.
     asked: bool,
+    asked_at: u64,
+    /// The number of the last order, and how many it was for.
+    order: u32,
+    expected: u32,
+    /// What those need who wait for the next one, and for the last one.
+    demand: u32,
+    covered: u32,
+    /// How many of the tokens are for those who waited for the last one.
+    reserved: u32,
+    /// The last order that got less than it was for, and what requests cost at least that got nothing of it.
+    ran_out: u32,
+    ran_out_cost: u32,
     /// When the last request came, and how long after the one before the one that waits did.
     came: u64,
     awaited: Option<u64>,
@@ -56,6 +72,13 @@ struct Lease {
     full_at: u64,
 }
 
+/// What a request waits for: tokens of one key, by the order that counts it in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    hash: u64,
+    order: u32,
+}
+
 /// What became of a request for tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drawn {
@@ -63,8 +86,8 @@ pub(crate) enum Drawn {
     Taken(Standing, Option<u32>),
     /// The store has none for so long.
     Refused(Standing, Duration),
-    /// There are none here: so many should be ordered, unless they are ordered already.
-    None(Option<u32>),
+    /// There are none here: so many should be ordered, unless they are ordered already. With the ticket it is asked again.
+    None(Option<u32>, Ticket),
     /// The store cannot say anything about this key.
     Silent,
 }
@@ -78,11 +101,11 @@ impl std::fmt::Debug for Leases {
 impl Leases {
     /// For a bucket of this size.
     pub(crate) fn new(burst: u32) -> Leases {
-        Leases { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), ahead: burst / 10 }
+        Leases { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), ahead: burst / 10, burst }
     }
 
-    /// Takes tokens. What is said to be ordered has to be ordered: it is noted here.
-    pub(crate) fn draw(&self, hash: u64, cost: u32, now: u64) -> Drawn {
+    /// Takes tokens, for a request that has waited with its ticket. What is said to be ordered has to be ordered: it is noted here.
+    pub(crate) fn draw(&self, hash: u64, cost: u32, now: u64, ticket: Option<Ticket>) -> Drawn {
         let mut shard = self.shard(hash);
         let full = shard.len() >= MOST;
         if full && !shard.contains_key(&hash) {
@@ -93,34 +116,49 @@ impl Leases {
             }
         }
         let lease = shard.entry(hash).or_default();
-        if lease.until < now {
-            lease.tokens = 0;
+        lease.expire(now);
+        let ticket = ticket.filter(|ticket| ticket.hash == hash).map(|ticket| ticket.order);
+        let next = lease.order.saturating_add(1);
+        // Whoever waits for the next order is counted; until that is made he may be served or refused.
+        if ticket == Some(next) {
+            lease.demand = lease.demand.saturating_sub(cost);
         }
-        let held = lease.tokens;
-        if held >= cost {
+        let answered = lease.order - u32::from(lease.asked);
+        let is_answered = ticket.is_some_and(|order| order <= answered);
+        let free = lease.tokens - if is_answered { 0 } else { lease.reserved };
+        if free >= cost {
             lease.tokens -= cost;
+            lease.reserved = lease.reserved.saturating_sub(if is_answered { cost } else { 0 }).min(lease.tokens);
             let gap = lease.awaited.take().unwrap_or_else(|| lease.gap(now));
             let is_busy = gap < super::nanoseconds(LIFE);
             let more = (!lease.asked && is_busy && cost <= self.ahead && lease.tokens * 2 <= lease.size)
                 .then(|| lease.next_size(self.ahead, gap, now).max(cost));
-            lease.asked |= more.is_some();
+            let more = more.map(|size| lease.ask(size, 0, now).min(self.burst));
             return Drawn::Taken(lease.standing(now), more);
         }
         if lease.refused_until > now && cost >= lease.refused_cost {
             return Drawn::Refused(lease.standing(now), Duration::from_nanos(lease.refused_until - now));
         }
+        if ticket.is_some_and(|order| order <= lease.ran_out) && cost >= lease.ran_out_cost {
+            return Drawn::Refused(lease.standing(now), Duration::ZERO);
+        }
         if lease.asked {
             lease.awaited = Some(lease.gap(now));
             lease.short = true;
-            return Drawn::None(None);
+            if ticket == Some(lease.order) {
+                return Drawn::None(None, Ticket { hash, order: lease.order });
+            }
+            lease.demand = lease.demand.saturating_add(cost);
+            return Drawn::None(None, Ticket { hash, order: next });
         }
         if lease.silent_until > now {
             return Drawn::Silent;
         }
-        lease.asked = true;
         let gap = lease.gap(now);
         lease.awaited = Some(gap);
-        Drawn::None(Some(lease.next_size(self.ahead.max(1), gap, now).max(cost)))
+        let size = lease.next_size(self.ahead.max(1), gap, now).max(cost);
+        let size = lease.ask(size, cost, now).min(self.burst);
+        Drawn::None(Some(size), Ticket { hash, order: lease.order })
     }
 
     /// Puts tokens back that were not used after all.
@@ -138,19 +176,21 @@ impl Leases {
         lease.full_at = now.saturating_add(super::nanoseconds(grant.full_in));
         let Some(least) = least else { return };
         lease.asked = false;
-        if lease.until < now {
-            lease.tokens = 0;
-        }
+        lease.expire(now);
+        let is_short = grant.tokens < lease.expected;
         if grant.tokens > 0 {
             lease.tokens = lease.tokens.saturating_add(grant.tokens);
             (lease.size, lease.since, lease.until) = (grant.tokens, now, now + super::nanoseconds(LIFE));
-            // That there are some for this does not mean that there are more.
-            if least >= lease.refused_cost {
-                lease.refused_until = 0;
-            }
-        } else {
+        }
+        lease.reserved = lease.covered.min(lease.tokens);
+        if is_short {
+            // Of some that were granted none is left, else it would have been.
+            lease.refused_cost = if grant.tokens > 0 { 1 } else { least };
             lease.refused_until = now.saturating_add(super::nanoseconds(grant.wait));
-            lease.refused_cost = least;
+            (lease.ran_out, lease.ran_out_cost) = (lease.order, lease.refused_cost);
+        } else if least >= lease.refused_cost {
+            // That there are some for this does not mean that there are more.
+            lease.refused_until = 0;
         }
     }
 
@@ -169,6 +209,18 @@ impl Leases {
         }
     }
 
+    /// Whether an order for a key is not answered although it is under way for longer than this.
+    pub(crate) fn is_overdue(&self, hash: u64, now: u64, timeout: Duration) -> bool {
+        let shard = self.shard(hash);
+        let lease = shard.get(&hash).filter(|lease| lease.asked);
+        lease.is_some_and(|lease| now.saturating_sub(lease.asked_at) > super::nanoseconds(timeout))
+    }
+
+    /// How a key stands, as far as is known.
+    pub(crate) fn standing(&self, hash: u64, now: u64) -> Standing {
+        self.shard(hash).get(&hash).copied().unwrap_or_default().standing(now)
+    }
+
     /// Whether tokens are ordered.
     pub(crate) fn is_asked(&self, hash: u64) -> bool {
         self.shard(hash).get(&hash).is_some_and(|lease| lease.asked)
@@ -180,6 +232,22 @@ impl Leases {
 }
 
 impl Lease {
+    /// Notes an order for so many at least, which is for those, too, who wait for it, and for one that costs so much. The first has the number 1. Gives
+    /// for how many it is.
+    fn ask(&mut self, size: u32, cost: u32, now: u64) -> u32 {
+        self.covered = std::mem::take(&mut self.demand).saturating_add(cost);
+        (self.asked, self.asked_at, self.expected) = (true, now, size.max(self.covered));
+        self.order = self.order.saturating_add(1);
+        self.expected
+    }
+
+    /// Forgets tokens that nobody has used in time.
+    fn expire(&mut self, now: u64) {
+        if self.until < now {
+            (self.tokens, self.reserved) = (0, 0);
+        }
+    }
+
     /// How long after the one before a request comes; the first, longer than anything lasts.
     fn gap(&mut self, now: u64) -> u64 {
         match std::mem::replace(&mut self.came, now) {
@@ -228,11 +296,11 @@ mod tests {
         let mut sizes = Vec::new();
         for _ in 0..200 {
             now += MS;
-            let mut ordered = match leases.draw(7, 1, now) {
-                Drawn::None(Some(size)) => {
+            let mut ordered = match leases.draw(7, 1, now, None) {
+                Drawn::None(Some(size), ticket) => {
                     leases.deliver(7, Some(1), grant(size, 50), now);
                     sizes.push(size);
-                    leases.draw(7, 1, now)
+                    leases.draw(7, 1, now, Some(ticket))
                 }
                 drawn => drawn,
             };
@@ -246,7 +314,15 @@ mod tests {
         assert_eq!(sizes[..3], [1, 2, 4]);
         assert!(sizes.iter().all(|size| *size <= 10) && sizes.contains(&10), "{sizes:?}");
         // A second of silence later they are lost, and it begins with fewer.
-        assert_eq!(leases.draw(7, 1, now + 10_000 * MS), Drawn::None(Some(5)));
+        assert_eq!(ordered(leases.draw(7, 1, now + 10_000 * MS, None)), Some(5));
+    }
+
+    /// What is to be ordered for a request that waits.
+    fn ordered(drawn: Drawn) -> Option<u32> {
+        match drawn {
+            Drawn::None(more, _) => more,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Requests at these times, and a store that takes a while to answer: how many have to wait.
@@ -256,14 +332,17 @@ mod tests {
         for at in requests.map(|at| at * MS) {
             // One after the other.
             now = now.max(at);
-            let mut waits = false;
+            let (mut waits, mut ticket) = (false, None);
             loop {
                 if let Some((_, size)) = due.take_if(|(at, _)| *at <= now) {
                     leases.deliver(7, Some(cost), grant(size, 5), now);
                 }
-                let (more, goes_on) = match leases.draw(7, cost, now) {
+                let (more, goes_on) = match leases.draw(7, cost, now, ticket) {
                     Drawn::Taken(_, more) => (more, true),
-                    Drawn::None(more) => (more, false),
+                    Drawn::None(more, kept) => {
+                        ticket = Some(kept);
+                        (more, false)
+                    }
                     drawn => panic!("{drawn:?}"),
                 };
                 due = due.or(more.map(|size| (now + delay * MS, size)));
@@ -305,53 +384,58 @@ mod tests {
     #[test]
     fn a_key_of_which_the_store_cannot_say_anything_is_left_for_a_moment() {
         let leases = Leases::new(10);
-        assert_eq!(leases.draw(7, 1, MS), Drawn::None(Some(1)));
+        assert_eq!(ordered(leases.draw(7, 1, MS, None)), Some(1));
         leases.silence(7, MS);
         assert!(!leases.is_asked(7));
-        assert_eq!(leases.draw(7, 1, 400 * MS), Drawn::Silent);
-        assert_eq!(leases.draw(8, 1, 400 * MS), Drawn::None(Some(1)), "others are asked about");
-        assert_eq!(leases.draw(7, 1, 600 * MS), Drawn::None(Some(1)));
+        assert_eq!(leases.draw(7, 1, 400 * MS, None), Drawn::Silent);
+        assert_eq!(ordered(leases.draw(8, 1, 400 * MS, None)), Some(1), "others are asked about");
+        assert_eq!(ordered(leases.draw(7, 1, 600 * MS, None)), Some(1));
     }
 
     #[test]
     fn one_order_is_under_way_at_a_time_and_its_failure_makes_room_for_the_next() {
         let leases = Leases::new(10);
-        assert_eq!(leases.draw(7, 3, 1), Drawn::None(Some(3)));
-        assert_eq!(leases.draw(7, 1, 1), Drawn::None(None));
+        assert_eq!(ordered(leases.draw(7, 3, 1, None)), Some(3));
+        assert_eq!(ordered(leases.draw(7, 1, 1, None)), None);
         assert!(leases.is_asked(7));
         leases.give_up(7);
-        assert_eq!(leases.draw(7, 1, 1), Drawn::None(Some(1)));
+        assert_eq!(ordered(leases.draw(7, 1, 1, None)), Some(2), "with what the other one waits for");
     }
 
     #[test]
     fn a_refusal_is_remembered_until_there_is_room_again() {
         let leases = Leases::new(10);
-        leases.draw(7, 1, MS);
+        leases.draw(7, 1, MS, None);
         let none = Grant { tokens: 0, wait: Duration::from_millis(30), left: 0, full_in: Duration::from_secs(1) };
         leases.deliver(7, Some(1), none, MS);
-        assert!(matches!(leases.draw(7, 1, 11 * MS), Drawn::Refused(_, wait) if wait == Duration::from_millis(20)));
-        assert_eq!(leases.draw(7, 1, 31 * MS), Drawn::None(Some(1)));
+        assert!(
+            matches!(leases.draw(7, 1, 11 * MS, None), Drawn::Refused(_, wait) if wait == Duration::from_millis(20))
+        );
+        assert_eq!(ordered(leases.draw(7, 1, 31 * MS, None)), Some(1));
     }
 
     #[test]
     fn what_is_too_much_for_a_dear_request_is_not_too_much_for_a_cheap_one() {
         let leases = Leases::new(10);
-        assert_eq!(leases.draw(7, 8, MS), Drawn::None(Some(8)));
+        assert_eq!(ordered(leases.draw(7, 8, MS, None)), Some(8));
         let none = Grant { tokens: 0, wait: Duration::from_secs(5), left: 3, full_in: Duration::from_secs(9) };
         leases.deliver(7, Some(8), none, MS);
-        assert!(matches!(leases.draw(7, 8, 2 * MS), Drawn::Refused(..)));
-        assert!(matches!(leases.draw(7, 9, 2 * MS), Drawn::Refused(..)));
-        assert_eq!(leases.draw(7, 1, 2 * MS), Drawn::None(Some(1)));
+        assert!(matches!(leases.draw(7, 8, 2 * MS, None), Drawn::Refused(..)));
+        assert!(matches!(leases.draw(7, 9, 2 * MS, None), Drawn::Refused(..)));
+        assert_eq!(ordered(leases.draw(7, 1, 2 * MS, None)), Some(1));
         leases.deliver(7, Some(1), grant(1, 2), 3 * MS);
-        assert!(matches!(leases.draw(7, 1, 3 * MS), Drawn::Taken(_, Some(1))), "it is busy");
+        assert_eq!(ordered(leases.draw(7, 1, 3 * MS, None)), Some(1), "the other one is for whom it was ordered");
+        leases.give_up(7);
+        let second = Some(Ticket { hash: 7, order: 2 });
+        assert!(matches!(leases.draw(7, 1, 3 * MS, second), Drawn::Taken(_, Some(1))), "it is busy");
         leases.give_up(7);
         // What the store has said of the dear one is not forgotten over that.
-        assert!(matches!(leases.draw(7, 8, 4 * MS), Drawn::Refused(..)));
+        assert!(matches!(leases.draw(7, 8, 4 * MS, None), Drawn::Refused(..)));
         // Nor is a refusal of a cheap one taken for one of less.
-        assert_eq!(leases.draw(7, 2, 4 * MS), Drawn::None(Some(2)));
+        assert_eq!(ordered(leases.draw(7, 2, 4 * MS, None)), Some(2));
         leases.deliver(7, Some(2), Grant { wait: Duration::from_millis(20), ..none }, 4 * MS);
-        assert!(matches!(leases.draw(7, 2, 5 * MS), Drawn::Refused(..)));
-        assert_eq!(leases.draw(7, 1, 5 * MS), Drawn::None(Some(1)));
+        assert!(matches!(leases.draw(7, 2, 5 * MS, None), Drawn::Refused(..)));
+        assert_eq!(ordered(leases.draw(7, 1, 5 * MS, None)), Some(1));
     }
 
     #[test]
@@ -360,7 +444,7 @@ mod tests {
         let (mut granted, mut taken) = (0u32, 0u32);
         for step in 0..5_000u64 {
             let now = step * 3 * MS;
-            match leases.draw(step % 3, 1, now) {
+            match leases.draw(step % 3, 1, now, None) {
                 Drawn::Taken(_, more) => {
                     taken += 1;
                     if let Some(size) = more {
@@ -368,7 +452,7 @@ mod tests {
                         leases.deliver(step % 3, Some(1), grant(size, 1), now);
                     }
                 }
-                Drawn::None(Some(size)) => {
+                Drawn::None(Some(size), _) => {
                     granted += size;
                     leases.deliver(step % 3, Some(1), grant(size, 1), now);
                 }
@@ -390,46 +474,86 @@ mod tests {
         Grant { tokens, wait: Duration::ZERO, left: i64::from(room - tokens), full_in: Duration::ZERO }
     }
 
-    /// Proxies with answers that take their time, and requests in bursts: what passes in any span of time keeps the bound.
+    /// Who waits, since when.
+    struct Waiter {
+        proxy: usize,
+        ticket: Ticket,
+        since: u64,
+    }
+
+    /// Proxies whose store answers after up to `delay` ms, and up to `crowd` requests a proxy and millisecond, of which those wait that find nothing. What
+    /// passes in any span of time keeps the bound, nobody waits for more than two orders, and hardly anything is lost.
+    fn keep_the_bound(seed: u64, delay: u64, crowd: u64) {
+        let mut draws = (0..).map(|n| draw(seed, n));
+        let mut number = |most: u64| below(draws.next().expect("endless"), most);
+        let (rate, burst) = (20 + number(200) as u32, 5 + number(115) as u32);
+        let bucket = Bucket::new(rate, Duration::from_secs(1), burst).expect("a bucket");
+        let proxies: Vec<Leases> = (0..1 + number(4)).map(|_| Leases::new(burst)).collect();
+        let (mut cell, mut orders, mut passed) = (Cell::default(), Vec::<(u64, usize, u32)>::new(), Vec::new());
+        let (mut waiters, mut longest, mut refused) = (Vec::<Waiter>::new(), 0, 0);
+        for step in 1..3_000u64 {
+            let now = step * MS;
+            let (due, later): (Vec<_>, Vec<_>) = orders.into_iter().partition(|(at, ..)| *at <= now);
+            orders = later;
+            for (_, proxy, want) in due {
+                let grant = serve(&bucket, &mut cell, now, want, 1);
+                proxies[proxy].deliver(7, Some(1), grant, now);
+            }
+            let woken = std::mem::take(&mut waiters);
+            let (woken, asleep): (Vec<_>, Vec<_>) = woken.into_iter().partition(|one| !proxies[one.proxy].is_asked(7));
+            waiters = asleep;
+            let come = |proxy| Waiter { proxy, ticket: Ticket { hash: 0, order: 0 }, since: now };
+            let mut ready: Vec<Waiter> = Vec::new();
+            for proxy in 0..proxies.len() {
+                ready.extend((0..number(crowd + 1) * number(2)).map(|_| come(proxy)));
+            }
+            // Who has waited is not always first.
+            match number(3) {
+                0 => ready.extend(woken),
+                _ => ready = woken.into_iter().chain(ready).collect(),
+            }
+            for one in ready {
+                let more = match proxies[one.proxy].draw(7, 1, now, Some(one.ticket)) {
+                    Drawn::Taken(_, more) => {
+                        passed.push(now);
+                        longest = longest.max(now - one.since);
+                        more
+                    }
+                    Drawn::None(more, ticket) => {
+                        waiters.push(Waiter { ticket, ..one });
+                        more
+                    }
+                    Drawn::Refused(..) => {
+                        longest = longest.max(now - one.since);
+                        refused += 1;
+                        None
+                    }
+                    Drawn::Silent => panic!("the store answers"),
+                };
+                orders.extend(more.map(|want| (now + (1 + number(delay)) * MS, one.proxy, want)));
+            }
+        }
+        let out = proxies.len() as u64 * 2 * u64::from((burst / 10).max(1));
+        for (first, begin) in passed.iter().enumerate() {
+            for (last, end) in passed.iter().enumerate().skip(first).step_by(7) {
+                let bound = u64::from(burst) + u64::from(rate) * (end - begin) / 1_000_000_000 + 1 + out;
+                assert!((last - first) as u64 <= bound, "seed {seed}");
+            }
+        }
+        assert!(passed.len() as u64 > u64::from(rate), "seed {seed}: {}", passed.len());
+        assert!(longest <= 2 * (delay + 1) * MS, "seed {seed}: somebody has waited for {} ms", longest / MS);
+        if crowd > 10 {
+            let all = u64::from(burst) + u64::from(rate) * 3;
+            assert!(passed.len() as u64 * 10 > all * 8 && refused > 0, "seed {seed}: {} of {all}", passed.len());
+        }
+    }
+
     #[test]
     fn proxies_together_keep_the_bound() {
         for seed in 0..12 {
-            let mut draws = (0..).map(|n| draw(seed, n));
-            let mut number = |most: u64| below(draws.next().expect("endless"), most);
-            let (rate, burst) = (20 + number(200) as u32, 5 + number(115) as u32);
-            let bucket = Bucket::new(rate, Duration::from_secs(1), burst).expect("a bucket");
-            let proxies: Vec<Leases> = (0..1 + number(4)).map(|_| Leases::new(burst)).collect();
-            let (mut cell, mut orders, mut passed) = (Cell::default(), Vec::<(u64, usize, u32)>::new(), Vec::new());
-            for step in 1..3_000u64 {
-                let now = step * MS;
-                let (due, later): (Vec<_>, Vec<_>) = orders.into_iter().partition(|(at, ..)| *at <= now);
-                orders = later;
-                for (_, proxy, want) in due {
-                    let grant = serve(&bucket, &mut cell, now, want, 1);
-                    proxies[proxy].deliver(7, Some(1), grant, now);
-                }
-                for (proxy, leases) in proxies.iter().enumerate() {
-                    for _ in 0..number(3) * number(2) {
-                        let more = match leases.draw(7, 1, now) {
-                            Drawn::Taken(_, more) => {
-                                passed.push(now);
-                                more
-                            }
-                            Drawn::None(more) => more,
-                            Drawn::Refused(..) | Drawn::Silent => None,
-                        };
-                        orders.extend(more.map(|want| (now + number(20) * MS, proxy, want)));
-                    }
-                }
-            }
-            let out = proxies.len() as u64 * 2 * u64::from((burst / 10).max(1));
-            for (first, begin) in passed.iter().enumerate() {
-                for (last, end) in passed.iter().enumerate().skip(first).step_by(7) {
-                    let bound = u64::from(burst) + u64::from(rate) * (end - begin) / 1_000_000_000 + 1 + out;
-                    assert!((last - first) as u64 <= bound, "seed {seed}");
-                }
-            }
-            assert!(passed.len() as u64 > u64::from(rate), "seed {seed}: {}", passed.len());
+            keep_the_bound(seed, 20, 2);
+            keep_the_bound(seed, 5, 40);
+            keep_the_bound(seed, 60, 40);
         }
     }
 }

@@ -16,7 +16,7 @@ use transept_model::{choice, object};
 
 use super::bucket::Bucket;
 use super::charge::Limit;
-use super::lease::{Drawn, Leases};
+use super::lease::{Drawn, Leases, Ticket};
 use super::store::{Order, STORES, Store, StoreAddress, Stores};
 use super::{Algorithm, Standing};
 use crate::callout::Wait;
@@ -158,12 +158,14 @@ impl StoreName {
     }
 }
 
-/// Why a request is counted without its store.
+/// What a request has behind it that has waited for tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Without {
-    /// It has waited for tokens in vain.
-    Failed,
-    /// It is only explained.
+pub(crate) enum Waited {
+    /// What was ordered for it may be there.
+    For(Ticket),
+    /// It has waited for as long as it may.
+    InVain,
+    /// It is only explained, and nothing was ordered.
     Explained,
 }
 
@@ -173,8 +175,8 @@ pub(crate) enum Draw {
     Taken(Standing),
     /// There is no room for so long.
     Refused(Standing, Duration),
-    /// It has to wait for tokens.
-    Wait(Wait),
+    /// It has to wait for tokens, and comes again with the ticket.
+    Wait(Wait, Ticket),
     /// The store does not answer: it is counted here.
     Local,
     /// The store does not answer: it is not counted.
@@ -184,7 +186,8 @@ pub(crate) enum Draw {
 }
 
 impl Shared {
-    /// Draws tokens for a request. One that has waited in vain does not wait again.
+    /// Draws tokens for a request. One that has waited for as long as it may does not wait again: its store is away, or others were served before it for
+    /// all of that time.
     pub(crate) fn draw(
         &self,
         limit: &Limit,
@@ -192,7 +195,7 @@ impl Shared {
         key: &[u8],
         cost: u32,
         now: u64,
-        without: Option<Without>,
+        waited: Option<Waited>,
     ) -> Draw {
         if cost == 0 {
             return Draw::Uncounted;
@@ -200,33 +203,46 @@ impl Shared {
         if self.store.is_down() {
             return self.without_store();
         }
-        if without == Some(Without::Explained) {
-            return Draw::Local;
-        }
-        match self.leases.draw(hash, cost, now) {
+        let ticket = match waited {
+            Some(Waited::Explained) => return Draw::Local,
+            Some(Waited::For(ticket)) => Some(ticket),
+            Some(Waited::InVain) | None => None,
+        };
+        match self.leases.draw(hash, cost, now, ticket) {
             Drawn::Taken(standing, more) => {
                 if let Some(want) = more {
                     self.order(limit, hash, StoreName::of(key), want, Some(1));
                 }
                 Draw::Taken(standing)
             }
+            Drawn::Refused(standing, wait) if wait.is_zero() => Draw::Refused(standing, self.time_of(cost)),
             Drawn::Refused(standing, wait) => Draw::Refused(standing, wait),
             Drawn::Silent => self.without_store(),
-            Drawn::None(want) => {
-                if without == Some(Without::Failed) {
+            Drawn::None(want, ticket) => {
+                if waited == Some(Waited::InVain) {
                     if want.is_some() {
                         self.leases.give_up(hash);
+                        self.store.wake(hash);
                     }
-                    return self.without_store();
+                    let timeout = self.store.address.timeout;
+                    if self.store.answers() != Some(true) || self.leases.is_overdue(hash, now, timeout) {
+                        return self.without_store();
+                    }
+                    return Draw::Refused(self.leases.standing(hash, now), self.time_of(cost));
                 }
                 if let Some(want) = want {
                     self.order(limit, hash, StoreName::of(key), want, Some(cost));
                 }
                 let timeout = self.store.address.timeout * 2;
                 let until = self.store.answered(&self.leases, hash);
-                Draw::Wait(Wait { what: "tokens of a shared limit", until, timeout })
+                Draw::Wait(Wait { what: "tokens of a shared limit", until, timeout }, ticket)
             }
         }
+    }
+
+    /// When there may be so many tokens again, where nothing better is known.
+    fn time_of(&self, cost: u32) -> Duration {
+        self.bucket.interval().saturating_mul(cost)
     }
 
     pub(crate) fn without_store(&self) -> Draw {

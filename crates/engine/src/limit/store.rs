@@ -3,6 +3,7 @@
 //! Nothing is sent from here. Limits leave orders for tokens; `proxy/src/stores.rs` carries them to the server, all that are waiting
 //! in one go, and brings back what was granted. A store is known by its address, and lives as long as some policy uses it.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -62,7 +63,8 @@ pub struct Store {
     _stores: Arc<Stores>,
     state: AtomicU8,
     orders: Mutex<Vec<Order>>,
-    waiting: Mutex<Vec<Waker>>,
+    /// Who waits, by the key that he waits for. Two keys of one hash are woken together, and look for themselves.
+    waiting: Mutex<HashMap<u64, Vec<Waker>>>,
     bell: Mutex<Option<Bell>>,
 }
 
@@ -152,7 +154,8 @@ impl Store {
         self.state.store(if is_up { UP } else { DOWN }, Ordering::Release);
         if !is_up {
             drop(self.take_orders());
-            self.wake();
+            let all = std::mem::take(&mut *lock(&self.waiting));
+            all.into_values().flatten().for_each(Waker::wake);
         }
     }
 
@@ -164,11 +167,15 @@ impl Store {
         }
     }
 
-    /// Lets go on who waits, after grants were delivered.
-    pub fn wake(&self) {
-        for waker in std::mem::take(&mut *lock(&self.waiting)) {
-            waker.wake();
-        }
+    /// Lets those go on who wait for these orders, which are answered.
+    pub fn wake_for<'o>(&self, orders: impl Iterator<Item = &'o Order>) {
+        orders.for_each(|order| self.wake(order.hash));
+    }
+
+    /// Lets those go on who wait for this key.
+    pub(crate) fn wake(&self, hash: u64) {
+        let woken = lock(&self.waiting).remove(&hash);
+        woken.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// Whether the store has answered last.
@@ -199,7 +206,10 @@ impl Order {
     /// Hands over what the store says. `now` is in nanoseconds of the clock of the requests.
     pub fn deliver(&self, grant: Grant, now: u64) {
         self.is_open.store(false, Ordering::Relaxed);
-        self.leases.deliver(self.hash, self.least, grant, now);
+        // Of one that got something the store does not say when there is a token again.
+        let first = Duration::from_secs_f64(self.interval * (f64::from(self.burst) - 1.0).max(0.0) / 1e6);
+        let wait = if grant.tokens > 0 { grant.full_in.saturating_sub(first) } else { grant.wait };
+        self.leases.deliver(self.hash, self.least, Grant { wait, ..grant }, now);
     }
 
     /// Says that nothing will come.
@@ -233,7 +243,7 @@ impl Future for Answered {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        lock(&self.store.waiting).push(cx.waker().clone());
+        lock(&self.store.waiting).entry(self.hash).or_default().push(cx.waker().clone());
         // Only now is it sure that an answer wakes us.
         let done = !self.leases.is_asked(self.hash);
         if done || self.store.is_down() { Poll::Ready(()) } else { Poll::Pending }
@@ -266,7 +276,7 @@ mod tests {
     #[test]
     fn an_order_that_is_lost_on_its_way_keeps_nobody_waiting() {
         let leases = Arc::new(Leases::new(9));
-        assert!(matches!(leases.draw(7, 1, 1), Drawn::None(Some(_))));
+        assert!(matches!(leases.draw(7, 1, 1, None), Drawn::None(Some(_), _)));
         let (lost, debit) = (order(&leases, Some(1)), order(&leases, None));
         drop(debit);
         assert!(leases.is_asked(7), "what a response has cost is no order for requests");
@@ -275,7 +285,7 @@ mod tests {
         // One that was answered says nothing of the next.
         let first = order(&leases, Some(1));
         first.give_up();
-        assert!(matches!(leases.draw(7, 1, 2), Drawn::None(Some(_))));
+        assert!(matches!(leases.draw(7, 1, 2, None), Drawn::None(Some(_), _)));
         drop(first);
         assert!(leases.is_asked(7));
     }

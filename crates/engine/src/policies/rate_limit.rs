@@ -25,7 +25,7 @@ use crate::limit::cost::{CostFields, CostSpec, Costs};
 use crate::limit::fields::{Label, LimitHeaders, refusal, show};
 use crate::limit::key::{Key, KeyPartSpec, Missing, cautions};
 use crate::limit::plans::Plans;
-use crate::limit::shared::{StoreSpec, Without, share};
+use crate::limit::shared::{StoreSpec, Waited, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
 use crate::limit::touched::{Touch, address};
@@ -355,7 +355,7 @@ impl Policy for RateLimitPolicy {
                 Some(left) => wait.timeout = left,
                 None => {
                     x.notes.touched.limits.truncate(begin);
-                    x.notes.between = Some(Box::new(Without::Failed));
+                    x.notes.between = Some(Box::new(Waited::InVain));
                     outcome = admit(&self.limits, &self.order, address(self), x);
                 }
             }
@@ -381,11 +381,11 @@ impl Policy for RateLimitPolicy {
 
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
         x.has_waited();
-        x.notes.between = match result {
-            CalloutResult::Waited => None,
-            CalloutResult::Assumed => Some(Box::new(Without::Explained)),
-            _ => Some(Box::new(Without::Failed)),
-        };
+        match result {
+            CalloutResult::Waited => {}
+            CalloutResult::Assumed => x.notes.between = Some(Box::new(Waited::Explained)),
+            _ => x.notes.between = Some(Box::new(Waited::InVain)),
+        }
         self.on_request(x)
     }
 

@@ -348,7 +348,7 @@ fn a_shared_limit_waits_for_tokens_and_counts_what_is_granted() {
     // Other keys, so many that this one is forgotten.
     let part = x.notes.touched.limits[0].hash & !(u64::MAX >> 6);
     for other in 0..20_000 {
-        leases.draw(part | other, 1, 2_000_000_000);
+        leases.draw(part | other, 1, 2_000_000_000, None);
     }
     let mut response = Response::new(200);
     policy.on_response(&mut x, &mut response);
