@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use transept_wire::h1::Body;
-use transept_wire::h2::head::{Connect, HeadLimits};
+use transept_wire::h2::head::{Connect, HeadLimits, Underscore};
 use transept_wire::h2::{Code, Config, Connection, Event, Growth, Key, LARGEST_FRAME, Role};
 use transept_wire::head::{Fields, Request, Response};
 

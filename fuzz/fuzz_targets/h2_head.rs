@@ -10,16 +10,16 @@ use transept_wire::h2::head::{
 use transept_wire::h2::hpack::{Decoder, Encoder};
 use transept_wire::head::{FieldId, Fields, Method, Request, Response};
 
-const ROOMY: HeadLimits = HeadLimits { bytes: 1 << 24, fields: 1 << 16, connect: Connect::Refused };
+const ROOMY: HeadLimits = HeadLimits { bytes: 1 << 24, fields: 1 << 16, connect: Connect::Refused, underscore: Underscore::Drop };
 
 // The input is a choice of limits, and blocks behind a byte with what they are and one with their length.
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, mut rest)) = input.split_first() else {
         return;
     };
-    let small = HeadLimits { bytes: 512, fields: 4, connect: Connect::Refused };
+    let small = HeadLimits { bytes: 512, fields: 4, connect: Connect::Refused, underscore: Underscore::Drop };
     let limits =
-        if choice % 4 == 0 { small } else { HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused } };
+        if choice % 4 == 0 { small } else { HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused, underscore: Underscore::Drop } };
     let mut decoder = Decoder::new(4096);
     // Reads the same blocks without looking at them: what is refused must not matter to the table.
     let mut blind = Decoder::new(4096);

@@ -25,7 +25,7 @@ use transept_model::attach::{Surroundings, attach};
 use transept_model::load;
 use transept_model::place::SourceText;
 use transept_wire::h1::{self, Limits, parse_request, strip_hop_by_hop, write_request};
-use transept_wire::h2::head::{Connect, HeadLimits, read_request, write_response};
+use transept_wire::h2::head::{Connect, HeadLimits, Underscore, read_request, write_response};
 use transept_wire::h2::hpack::{Decoder, Encoder};
 use transept_wire::head::{Request, Response};
 use transept_wire::normalize;
@@ -81,7 +81,7 @@ const ANSWER: [(&str, &str); 6] = [
 
 /// Heads of HTTP/2: the first request of a connection, whose lines the table takes, and the next ones, which name them.
 fn h2_head() -> anyhow::Result<()> {
-    let limits = HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused };
+    let limits = HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused, underscore: Underscore::Drop };
     let mut decoder = Decoder::new(4096);
     let mut request = Request::new();
     // GET and https by number; the path changes from request to request, so no table takes it.

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use transept_wire::normalize::PathRules;
+use transept_wire::h1::Underscore;
+use transept_wire::normalize::{Controls, Form, PathRules, Slashes};
 
 use crate::policies::IdentityPattern;
 use crate::role::Role;
@@ -29,6 +30,8 @@ pub struct Settings {
     pub trace: TraceEdge,
     /// How paths are normalised.
     pub path: PathRules,
+    /// What happens to request fields with `_` in their name.
+    pub underscore: Underscore,
     /// On the way into a workload: whether connections without an identity are let in.
     pub plaintext: Plaintext,
     /// On the way into a workload: members whose word about the address of their own client is taken.
@@ -115,6 +118,7 @@ impl Default for Settings {
             forwarded: Emit::No,
             trace: TraceEdge::Continue,
             path: PathRules::default(),
+            underscore: Underscore::default(),
             plaintext: Plaintext::Refused,
             forwarders: Box::default(),
         }
@@ -151,11 +155,18 @@ impl Default for ListenerTimeouts {
 
 impl Settings {
     /// The settings of a side of a workload in the mesh: limits like a Gateway's, and no time of its own, because programs and
-    /// routes have theirs.
+    /// routes have theirs. What programs say to each other they say as before: paths and names of fields stay as they are.
     pub fn of_member(role: Role) -> Settings {
+        let path = PathRules {
+            form: Form::Raw,
+            encoded_slash: Slashes::Keep,
+            encoded_controls: Controls::Keep,
+            ..PathRules::default()
+        };
+        let limits = Limits { request_line: Limits::default().head_bytes, ..Limits::default() };
         let timeouts =
             ListenerTimeouts { idle: Some(MEMBER_IDLE), stream_idle: None, response: None, ..Default::default() };
-        Settings { role, timeouts, ..Settings::default() }
+        Settings { role, timeouts, path, limits, underscore: Underscore::KeepUnknown, ..Settings::default() }
     }
 
     /// Whether a member with this identity is believed about the address of its own client.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use transept_engine::callout::{Answer, Callout, CalloutResult, HttpCall, Receiver};
 use transept_engine::pick::{self, Call, Probe, pick_endpoint};
+use transept_engine::reason::Reason;
 use transept_engine::reply::is_grpc;
 use transept_engine::rule::Rule;
 use transept_engine::snapshot::{EndpointSource, Listener, UpstreamProtocol};
@@ -33,6 +34,10 @@ use crate::worker::Worker;
 
 /// How long a server that has not heard a question is left alone before it is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
+/// The same where a request waits, the first time; after that twice as long each time.
+const SHORT_PAUSE: Duration = Duration::from_millis(5);
+/// How often a request's question is asked anew that the server has not looked at.
+const MOST_ANEW: u32 = 6;
 
 /// Performs a callout within what is left of the exchange's time, and leaves its outcome for the policy.
 pub(crate) async fn perform(
@@ -152,9 +157,21 @@ enum Part {
     Begin,
 }
 
-/// Asks a server, within the time of the call. Also for those who ask on behalf of no request.
+/// Asks a server, within the time of the call. Also for those who ask on behalf of no request. A server of HTTP/2 that has more to do than it takes
+/// refuses streams without looking at them, and is asked again (RFC 9113 section 8.7).
 pub(crate) async fn ask(worker: &Rc<Worker>, call: &HttpCall, identity: Option<&Arc<KeyPair>>) -> CalloutResult {
-    within_time(call, pin!(exchange(worker, call, identity))).await
+    let asking = pin!(async {
+        let mut pause = SHORT_PAUSE;
+        for _ in 0..MOST_ANEW {
+            match exchange(worker, call, identity).await {
+                Err(trouble) if trouble.is_unprocessed() => tokio::time::sleep(pause).await,
+                outcome => return outcome,
+            }
+            pause *= 2;
+        }
+        exchange(worker, call, identity).await
+    });
+    within_time(call, asking).await
 }
 
 /// The same for a question that can wait: within the time of the call, it is asked again for as long as nobody has heard it.
@@ -214,6 +231,11 @@ enum Trouble {
 }
 
 impl Trouble {
+    /// Whether a server was there and has not looked at the question.
+    fn is_unprocessed(&self) -> bool {
+        matches!(self, Trouble::Failed(failure) if failure.repeat == Repeat::Safe && failure.reason == Reason::UpstreamReset)
+    }
+
     /// Whether nobody has heard the question, so that somebody may next time.
     fn is_unheard(&self) -> bool {
         match self {

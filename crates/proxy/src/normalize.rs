@@ -131,6 +131,7 @@ pub(crate) fn codec_limits(settings: &Settings) -> h1::Limits {
         head_bytes: limits.head_bytes,
         fields: limits.header_count,
         chunk_line: limits.chunk_line,
+        underscore: settings.underscore,
         ..h1::Limits::default()
     }
 }

@@ -104,10 +104,18 @@ pub fn from_status(status: &Status) -> Option<Vec<Refusal>> {
     let detail = status.details.iter().find(|detail| detail.type_url == DETAIL)?;
     let mut refusals = Refusals::decode(detail.value.clone()).ok()?.refusals;
     for refusal in &mut refusals {
-        cut(&mut refusal.message, REASON);
-        cut(&mut refusal.field, REASON);
+        tame(&mut refusal.message, REASON);
+        tame(&mut refusal.field, REASON);
     }
     (!refusals.is_empty()).then_some(refusals)
+}
+
+/// Cuts what a peer has said to at most `bytes` bytes, of one line and without anything that a terminal would take for orders.
+pub(crate) fn tame(text: &mut String, bytes: usize) {
+    cut(text, bytes);
+    if text.contains(char::is_control) {
+        *text = text.replace(char::is_control, " ");
+    }
 }
 
 /// Cuts `text` to at most `bytes` bytes at a character's border.
@@ -131,6 +139,9 @@ mod tests {
         assert_eq!(read[0], Refusal::new("shop/a", "1", Reason::Limit, "too many"));
         assert_eq!(read[1].message.len(), REASON);
         assert_eq!(read[1].reason(), Reason::Invalid);
+        let forged = to_status(vec![Refusal::new("shop/a", "1", Reason::Limit, "no\n\x1b]0;title\x07 \u{9b}8m")]);
+        let read = from_status(&forged.expect("an error")).expect("a detail");
+        assert_eq!(read[0].message, "no  ]0;title   8m");
     }
 
     #[test]

@@ -204,6 +204,27 @@ async fn a_service_that_hangs_up_over_http_refuses() {
 }
 
 #[tokio::test]
+async fn a_service_that_refuses_streams_because_it_is_busy_is_asked_again() {
+    let mut service = Backend::start(Up::H2c).await;
+    let mut backend = Backend::start(Up::Http1).await;
+    let document = authorizer(service.address).replace("spec: {", "spec: {protocol: H2C, ");
+    let gateway = Setup::before(&backend).document(&document).rule(&filter("http: {}")).start().await;
+    let mut caller = Caller::http11(gateway.address).await;
+    let mut call = caller.ask(Ask::get("/")).await;
+    for _ in 0..3 {
+        service.next().await.refuse();
+    }
+    let mut question = service.next().await;
+    question.whole().await;
+    question.answer(200, "").await;
+    let mut asked = backend.next().await;
+    asked.whole().await;
+    asked.answer(200, "").await;
+    call.head().await;
+    assert_eq!(call.status, 200);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_while_its_body_is_read_harms_nobody() {
     let mut service = Backend::start(Up::Http1).await;
     let mut backend = Backend::start(Up::Http1).await;

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use transept_model::place::Spot;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, HEADER_NAME, Rule as Limit, Text};
@@ -18,7 +19,7 @@ use transept_model::value::{Value, quote};
 use transept_model::world::World;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Request};
-use transept_wire::normalize::{self, Form, Normal, PathRules};
+use transept_wire::normalize::{self, Form, Normal, PathRules, Slashes};
 
 use super::authentication::AuthenticationPolicy;
 use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
@@ -484,14 +485,14 @@ impl Policy for AuthorizationPolicy {
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
         let mut refusal = self.judge_request(x);
-        // A backend may read the path in the other form, and whoever may not have it in one of them does not get it.
-        if refusal.is_none()
-            && let Some(mut normal) = in_normal_form(x)
-        {
-            x.tell(|| format!("form: Raw, so it is judged as {} besides", normal.path().escape_ascii()));
-            std::mem::swap(x.request, &mut normal);
-            refusal = self.judge_request(x);
-            std::mem::swap(x.request, &mut normal);
+        // A backend may read the path in another form, and whoever may not have it in one of them does not get it.
+        for mut other in other_forms(x) {
+            if refusal.is_none() {
+                x.tell(|| format!("a backend may read it as {}: judged as that besides", other.path().escape_ascii()));
+                std::mem::swap(x.request, &mut other);
+                refusal = self.judge_request(x);
+                std::mem::swap(x.request, &mut other);
+            }
         }
         match refusal {
             Some(Refusal { mut reply, by, lacking }) => {
@@ -514,20 +515,45 @@ fn schemes_of(world: &World) -> impl Iterator<Item = &str> {
     schemes.filter_map(|scheme| scheme.field("name")?.text())
 }
 
-/// The request with its path in normal form, where the listener leaves paths as they are and this one is not normal.
-fn in_normal_form(x: &Exchange<'_>) -> Option<Request> {
-    if x.notes.paths.form != Form::Raw {
-        return None;
-    }
+/// The request with its path as backends may read it: in normal form, where the listener leaves paths as they are; and with encoded slashes as slashes, where
+/// it lets those through. None where that is how it came.
+fn other_forms(x: &Exchange<'_>) -> SmallVec<[Request; 2]> {
+    let came = x.request.path();
+    let mut forms = SmallVec::new();
+    let (is_raw, has_slashes) = (x.notes.paths.form == Form::Raw, x.notes.paths.encoded_slash == Slashes::Keep);
     let rules = PathRules { form: Form::Normalize, ..x.notes.paths };
-    let mut path = Vec::new();
+    let mut normal = Vec::new();
+    let mut add = |path: &[u8]| {
+        let mut request = x.request.clone();
+        if request.set_path(path).is_ok() {
+            forms.push(request);
+        }
+    };
     // What has no normal form was refused when it came.
-    if normalize::path(x.request.path(), &rules, &mut path) != Ok(Normal::Rewritten) {
-        return None;
+    if is_raw && normalize::path(came, &rules, &mut normal) == Ok(Normal::Rewritten) {
+        add(&normal);
     }
-    let mut request = x.request.clone();
-    request.set_path(&path).ok()?;
-    Some(request)
+    if has_slashes && came.contains(&b'%') {
+        let decoded = with_slashes(came);
+        match normalize::path(&decoded, &rules, &mut normal) {
+            _ if decoded == came => {}
+            Ok(Normal::Rewritten) => add(&normal),
+            Ok(Normal::Unchanged) | Err(_) => add(&decoded),
+        }
+    }
+    forms
+}
+
+/// A path whose encoded slashes and backslashes are slashes.
+fn with_slashes(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, behind)) = rest.split_first() {
+        let is_slash = matches!(rest, [b'%', b'2', b'f' | b'F', ..] | [b'%', b'5', b'c' | b'C', ..]);
+        out.push(if is_slash { b'/' } else { *first });
+        rest = if is_slash { behind.get(2..).unwrap_or_default() } else { behind };
+    }
+    out
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use transept_model::policy::Target;
 use transept_model::schema::Rule;
 use transept_model::{choice, object};
+use transept_wire::h1::Underscore;
 use transept_wire::normalize::{Controls, Encoding, Form, MergeSlashes, Slashes};
 
 use super::{CompileCx, Network, Phase, Policy};
@@ -29,6 +30,8 @@ object! {
         tracing: Option<Tracing>;
         /// How paths are brought into the one form that is matched and forwarded.
         path: Option<PathSpec>;
+        /// What happens to fields of requests.
+        request_fields: Option<RequestFields>;
     }
 }
 
@@ -76,6 +79,27 @@ object! {
         /// Proxies whose `X-Forwarded-For` is believed, and `X-Forwarded-Proto`, which is the scheme of the request then: for `request.scheme`,
         /// redirects, proofs and signatures, and services that are asked. Without any, the client is whoever connected.
         trusted_proxies: Vec<Network> => Rule::MaxItems(1024);
+    }
+}
+
+object! {
+    /// What happens to fields of requests.
+    pub struct RequestFields {
+        /// What happens to a field with `_` in its name, as of metadata of gRPC (`user_id`). Programs that see no difference between `_` and `-` take it for
+        /// another one.
+        underscores: Underscores = Underscores::Drop;
+    }
+}
+
+choice! {
+    /// What happens to fields with `_` in their name.
+    pub enum Underscores {
+        /// They are left out.
+        Drop = "Drop",
+        /// The request is refused with 400.
+        Refuse = "Refuse",
+        /// They are kept, but for other spellings of fields that are known here or tell who the client is.
+        Keep = "Keep",
     }
 }
 
@@ -227,6 +251,13 @@ impl Policy for ListenerPolicy {
         }
         if let Some(path) = &self.spec.path {
             settle_path(path, settings);
+        }
+        if let Some(fields) = &self.spec.request_fields {
+            settings.underscore = match fields.underscores {
+                Underscores::Drop => Underscore::Drop,
+                Underscores::Refuse => Underscore::Refuse,
+                Underscores::Keep => Underscore::KeepUnknown,
+            };
         }
     }
 }

@@ -135,6 +135,7 @@ fn config(settings: &Settings) -> Config {
             bytes: settings.limits.head_bytes,
             fields: settings.limits.header_count,
             connect: Connect::Refused,
+            underscore: settings.underscore,
         },
     }
 }

@@ -11,7 +11,7 @@ use transept_engine::admit::admit_connection;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::snapshot::Listener;
-use transept_wire::h2::head::{Connect, HeadLimits};
+use transept_wire::h2::head::{Connect, HeadLimits, Underscore};
 use transept_wire::h2::{self, Config};
 use transept_wire::head::{FieldId, Method, Request, Response};
 
@@ -36,7 +36,8 @@ const DATA_FRAME: u32 = 1024 * 1024;
 const MOST_TUNNELS: u32 = 200;
 
 /// What a CONNECT may take.
-const HEADS: HeadLimits = HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Taken };
+const HEADS: HeadLimits =
+    HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Taken, underscore: Underscore::Drop };
 
 /// What all tunnels of a connection share.
 struct Peer {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use transept_wire::h1::Body;
-use transept_wire::h2::head::{Connect, HeadLimits};
+use transept_wire::h2::head::{Connect, HeadLimits, Underscore};
 use transept_wire::h2::{Code, Config, Connection, Growth, LARGEST_FRAME, Role};
 use transept_wire::head::{Request, Response};
 
@@ -25,7 +25,7 @@ const CONFIG: Config = Config {
     connection_window: 1 << 20,
     data_frame: LARGEST_FRAME,
     max_streams: 100,
-    heads: HeadLimits { bytes: 16 * 1024, fields: 50, connect: Connect::Refused },
+    heads: HeadLimits { bytes: 16 * 1024, fields: 50, connect: Connect::Refused, underscore: Underscore::Drop },
 };
 
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

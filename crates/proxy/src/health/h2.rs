@@ -4,7 +4,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use transept_wire::h1::Body;
-use transept_wire::h2::head::{Connect, HeadLimits};
+use transept_wire::h2::head::{Connect, HeadLimits, Underscore};
 use transept_wire::h2::{Config, Connection, Event, Growth, Key, LARGEST_FRAME};
 use transept_wire::head::{Fields, Request};
 
@@ -20,7 +20,7 @@ const CONFIG: Config = Config {
     connection_window: 65_535,
     data_frame: LARGEST_FRAME,
     max_streams: 1,
-    heads: HeadLimits { bytes: MOST, fields: 100, connect: Connect::Refused },
+    heads: HeadLimits { bytes: MOST, fields: 100, connect: Connect::Refused, underscore: Underscore::Drop },
 };
 
 /// A whole answer.

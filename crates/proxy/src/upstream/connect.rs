@@ -13,7 +13,7 @@ use transept_engine::pick::Chosen;
 use transept_engine::snapshot::{Backend, UpstreamProtocol};
 use transept_engine::traffic::{Ledger, Permit};
 use transept_model::certificate::KeyPair;
-use transept_wire::h2::head::{Connect, HeadLimits};
+use transept_wire::h2::head::{Connect, HeadLimits, Underscore};
 use transept_wire::h2::{self, Config, Growth};
 
 use super::dial::dial;
@@ -40,7 +40,8 @@ const STALL: Duration = Duration::from_secs(15);
 
 /// What a response head may take before it is looked at: as much as any listener can be configured to let pass. The limit
 /// of the listener comes after.
-const LARGEST_HEAD: HeadLimits = HeadLimits { bytes: 1024 * 1024, fields: 10_000, connect: Connect::Refused };
+const LARGEST_HEAD: HeadLimits =
+    HeadLimits { bytes: 1024 * 1024, fields: 10_000, connect: Connect::Refused, underscore: Underscore::Drop };
 
 /// Whether a try may use a connection that is open already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use transept_engine::snapshot::Tunnel as Passage;
 use transept_engine::trace::traceparent;
 use transept_identity::Purpose;
 use transept_wire::h1::Body;
-use transept_wire::h2::head::{Connect, HeadLimits};
+use transept_wire::h2::head::{Connect, HeadLimits, Underscore};
 use transept_wire::h2::{self, Config};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
@@ -48,7 +48,8 @@ const KEEPALIVE: Duration = Duration::from_secs(180);
 const MESH: u64 = u64::MAX;
 
 /// What an answer to CONNECT may take.
-const HEADS: HeadLimits = HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Refused };
+const HEADS: HeadLimits =
+    HeadLimits { bytes: 16 * 1024, fields: 64, connect: Connect::Refused, underscore: Underscore::Drop };
 
 static FORWARDED: FieldName = FieldName::known(FieldId::FORWARDED);
 static BAGGAGE: FieldName = FieldName::known(FieldId::BAGGAGE);

@@ -29,7 +29,7 @@ pub use response::{ResponseMeta, parse_response};
 pub use scan::{Preface, Scan, begins_with_request_line, is_h2_preface, is_h2_settings};
 pub use write::{Connection, write_chunk_end, write_chunk_start, write_last_chunk, write_request, write_response};
 
-use crate::head::Version;
+use crate::head::{FieldId, Version};
 
 /// What a peer may send before it is refused. The same limits serve requests and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +72,24 @@ pub enum Underscore {
     /// The field is left out, as if it had not been sent. Its bytes count towards the limits.
     #[default]
     Drop,
+    /// The field is kept, unless with `-` it would be one that is known here: another spelling of `Content-Length` is always left out.
+    KeepUnknown,
     /// The field is kept.
     Keep,
 }
+
+/// Whether a name with `_` is another spelling of one that is known.
+pub(crate) fn is_respelled(name: &[u8]) -> bool {
+    let mut dashed = [0; LONGEST_KNOWN];
+    let Some(dashed) = dashed.get_mut(..name.len()) else { return false };
+    for (to, from) in dashed.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { *from };
+    }
+    FieldId::from_bytes(dashed) != FieldId::OTHER
+}
+
+/// No known name is longer.
+const LONGEST_KNOWN: usize = 64;
 
 /// How a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 //! Called by the request, response and body parsers. Strict in the grammar (RFC 9112 5): CRLF only, no folding, no
 //! space before the colon. Gives no field a meaning.
 
-use super::{Halt, Malformed, Underscore};
+use super::{Halt, Malformed, Underscore, is_respelled};
 use crate::grammar::{self, TOKEN, UNDERSCORE};
 use crate::head::{FieldId, Fields, Span};
 
@@ -71,7 +71,8 @@ fn parse_line(
     if classes & UNDERSCORE != 0 {
         match underscore {
             Underscore::Keep => {}
-            Underscore::Drop => return Ok(next),
+            Underscore::KeepUnknown if !is_respelled(name) => {}
+            Underscore::KeepUnknown | Underscore::Drop => return Ok(next),
             Underscore::Refuse => return Err(Malformed::UnderscoreInName.into()),
         }
     }

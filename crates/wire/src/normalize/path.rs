@@ -98,10 +98,14 @@ pub enum BadPath {
     #[error("the path holds a backslash")]
     Backslash,
     /// `%2F`.
-    #[error("the path holds an encoded slash (%2F), which this listener does not allow")]
+    #[error(
+        "the path holds an encoded slash (%2F), which this listener does not allow (a ListenerPolicy may: path.encodedSlashes)"
+    )]
     EncodedSlash,
     /// `%5C`.
-    #[error("the path holds an encoded backslash (%5C), which this listener does not allow")]
+    #[error(
+        "the path holds an encoded backslash (%5C), which this listener does not allow (a ListenerPolicy may: path.encodedSlashes)"
+    )]
     EncodedBackslash,
     /// A dot segment between encoded slashes, even where those are allowed: `..%2F`.
     #[error("the path holds a dot segment next to an encoded slash or backslash")]
@@ -110,7 +114,9 @@ pub enum BadPath {
     #[error("the path holds an encoded NUL (%00)")]
     Nul,
     /// `%01` to `%1F` or `%7F`.
-    #[error("the path holds an encoded control character, which this listener does not allow")]
+    #[error(
+        "the path holds an encoded control character, which this listener does not allow (a ListenerPolicy may: path.encodedControls)"
+    )]
     EncodedControl,
     /// Percent-encoded bytes that are not UTF-8.
     #[error("the path holds percent-encoded bytes that are not UTF-8, which this listener does not allow")]

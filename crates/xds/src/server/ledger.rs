@@ -498,7 +498,7 @@ impl Verdict {
             }
             None => {
                 let mut message = error.message.clone();
-                refusal::cut(&mut message, refusal::REASON);
+                refusal::tame(&mut message, refusal::REASON);
                 Self::RefusedAll(message)
             }
         }

@@ -411,7 +411,8 @@ pub(in crate::plane) fn name_of_proxy(id: &SpiffeId, node: &str) -> String {
         Some(workload) => format!("{}/{}", workload.namespace(), workload.service_account()),
         None => id.path().to_owned(),
     };
-    let node: String = node.chars().take(LONGEST_NODE).collect();
+    // It is shown on terminals.
+    let node: String = node.chars().take(LONGEST_NODE).filter(|char| !char.is_control()).collect();
     format!("{proven}/{node}")
 }
 

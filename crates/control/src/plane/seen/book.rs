@@ -156,8 +156,9 @@ impl Stream {
 
     /// Whether the name of an edge is believed.
     fn believes(&self, name: &EdgeName) -> bool {
-        let short = [&name.source, &name.service, &name.workload].iter().all(|text| text.len() <= LONGEST);
-        short
+        // They are shown on terminals.
+        let is_plain = |text: &&String| text.len() <= LONGEST && !text.contains(char::is_control);
+        [&name.source, &name.service, &name.workload].iter().all(is_plain)
             && match name.end() {
                 End::Source => *name.source == *self.identity,
                 End::Destination => self.own.as_deref() == Some(&name.service),

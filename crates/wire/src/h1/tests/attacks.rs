@@ -205,6 +205,11 @@ fn underscore_aliases() {
     let (request, meta) = read_request_within(head.as_bytes(), &keep).expect("well-formed").expect("complete");
     assert_eq!((request.fields.len(), meta.body), (3, Body::None));
     assert_eq!(request.fields.first_named(&named("x_user")), Some(&b"evil"[..]));
+    let unknown = Limits { underscore: Underscore::KeepUnknown, ..Limits::default() };
+    let head = with("user_id: 7\r\nTransfer_Encoding: chunked\r\nX-FORWARDED_FOR: 1.2.3.4\r\ncontent_Length: 9");
+    let (request, meta) = read_request_within(head.as_bytes(), &unknown).expect("well-formed").expect("complete");
+    assert_eq!((request.fields.len(), meta.body), (1, Body::None));
+    assert_eq!(request.fields.first_named(&named("user_id")), Some(&b"7"[..]));
 }
 
 #[test]

@@ -38,6 +38,8 @@ malformed! {
     FieldName = 400, "field_name", "a field name is empty or holds a character that no name can hold";
     /// A capital letter in a name (RFC 9113 8.2).
     UpperCaseName = 400, "upper_case_name", "a field name holds a capital letter";
+    /// `_` in a name, where that is not allowed.
+    UnderscoreInName = 400, "underscore_in_name", "a field name holds an underscore";
     /// CR, LF, NUL or another control character in a value (RFC 9113 8.2.1).
     ControlByte = 400, "control_byte", "there is a control character";
     /// A value that begins or ends with a space or a tab (RFC 9113 8.2.1).

@@ -17,6 +17,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use crate::h1::Underscore;
 pub use malformed::Malformed;
 pub use read::{RequestHead, discard, read_request, read_response, read_trailers};
 pub use write::{write_request, write_response, write_trailers};
@@ -31,6 +32,8 @@ pub struct HeadLimits {
     pub fields: usize,
     /// Whether tunnels are offered.
     pub connect: Connect,
+    /// Request fields with `_` in their name. Responses and trailers keep theirs.
+    pub underscore: Underscore,
 }
 
 /// What becomes of a CONNECT to a host (RFC 9113 section 8.5). The extended one (RFC 8441) is always taken.

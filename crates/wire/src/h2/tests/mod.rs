@@ -7,7 +7,7 @@ mod rules;
 mod simulation;
 
 use super::frame::{FrameHead, HEAD, flag, kind, write_head};
-use super::head::{Connect, HeadLimits};
+use super::head::{Connect, HeadLimits, Underscore};
 use super::receive::PREFACE;
 use super::*;
 use crate::h1::Body;
@@ -19,7 +19,7 @@ const CONFIG: Config = Config {
     connection_window: 1 << 20,
     data_frame: LARGEST_FRAME,
     max_streams: 10,
-    heads: HeadLimits { bytes: 16 * 1024, fields: 50, connect: Connect::Refused },
+    heads: HeadLimits { bytes: 16 * 1024, fields: 50, connect: Connect::Refused, underscore: Underscore::Drop },
 };
 
 /// What happened, with everything that is needed to compare it.

@@ -205,6 +205,13 @@ fn responses_that_are_none() {
 }
 
 #[test]
+fn names_with_underscores_may_be_refused() {
+    let limits = HeadLimits { underscore: Underscore::Refuse, ..ROOMY };
+    let lines = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("user_id", "7")];
+    refused(read_request_within(&lines, &limits), M::UnderscoreInName, "user_id");
+}
+
+#[test]
 fn trailers_have_no_pseudo_fields() {
     for line in [(":status", "200"), (":path", "/"), (":method", "GET"), (":protocol", "x")] {
         refused(read_trailers_of(&[("grpc-status", "0"), line]), M::PseudoInTrailers, line.0);
@@ -223,7 +230,7 @@ fn every_fault_is_one_that_something_has() {
 
 #[test]
 fn limits_count_every_line() {
-    let limits = |bytes, fields| HeadLimits { bytes, fields, connect: Connect::Refused };
+    let limits = |bytes, fields| HeadLimits { bytes, fields, connect: Connect::Refused, underscore: Underscore::Drop };
     let read = |lines: &[(&str, &str)], limits| {
         read_request(&mut Decoder::new(4096), &block(lines), &limits, &mut Request::new()).map(|_| ())
     };
@@ -260,7 +267,7 @@ fn a_bomb_is_refused_and_takes_no_memory() {
     let mut bomb = literals(0x40, [(&b"x-a"[..], value.as_bytes())]);
     bomb.extend(std::iter::repeat_n(0xbe, 16_000));
     let mut request = Request::new();
-    let limits = HeadLimits { bytes: 16 * 1024, fields: 100, connect: Connect::Refused };
+    let limits = HeadLimits { bytes: 16 * 1024, fields: 100, connect: Connect::Refused, underscore: Underscore::Drop };
     let read = read_request(&mut decoder, &bomb, &limits, &mut request);
     assert_eq!(read, Err(Unreadable::Refused(Refused::TooLarge)));
     assert!(request.fields.text_len() <= limits.bytes, "{}", request.fields.text_len());

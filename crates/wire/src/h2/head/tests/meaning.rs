@@ -104,6 +104,12 @@ fn cookies_become_one_field_where_the_first_stood() {
 fn names_with_underscores_are_left_out_of_requests_only() {
     let (request, _) = read_request_of(&usual_with(&[("x_user", "root"), ("x-user", "1")])).expect("a request");
     assert_eq!(shown(&request.fields), ["x-user: 1"]);
+    let lines = usual_with(&[("user_id", "7"), ("content_length", "9"), ("x_forwarded_for", "1.2.3.4")]);
+    let keep = HeadLimits { underscore: Underscore::KeepUnknown, ..ROOMY };
+    let (request, _) = read_request_within(&lines, &keep).expect("a request");
+    assert_eq!(shown(&request.fields), ["user_id: 7"]);
+    let refuse = HeadLimits { underscore: Underscore::Refuse, ..ROOMY };
+    assert!(read_request_within(&lines, &refuse).is_err());
     let (response, _) = read_response_of(&[(":status", "200"), ("x_user", "1")]).expect("a response");
     assert_eq!(shown(&response.fields), ["x_user: 1"]);
     let trailers = read_trailers_of(&[("x_user", "1")]).expect("trailers");

@@ -8,7 +8,8 @@ use super::*;
 use crate::h2::hpack::{Decoder, Encoder};
 use crate::head::{FieldId, Fields, Method, Request, Response, Version};
 
-const ROOMY: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused };
+const ROOMY: HeadLimits =
+    HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused, underscore: Underscore::Drop };
 
 /// A block of literals that no table keeps.
 fn block(lines: &[(&str, &str)]) -> Vec<u8> {
@@ -37,8 +38,13 @@ fn literals<'a>(kind: u8, lines: impl IntoIterator<Item = (&'a [u8], &'a [u8])>)
 /// difference.
 #[track_caller]
 fn read_request_of(lines: &[(&str, &str)]) -> Result<(Request, RequestHead), Unreadable> {
+    read_request_within(lines, &ROOMY)
+}
+
+#[track_caller]
+fn read_request_within(lines: &[(&str, &str)], limits: &HeadLimits) -> Result<(Request, RequestHead), Unreadable> {
     let mut request = Request::new();
-    let read = read_request(&mut Decoder::new(4096), &block(lines), &ROOMY, &mut request).map(|head| (request, head));
+    let read = read_request(&mut Decoder::new(4096), &block(lines), limits, &mut request).map(|head| (request, head));
 
     let mut decoder = Decoder::new(1 << 16);
     let mut kept = vec![0x3f, 0xe1, 0xff, 0x03];
@@ -46,7 +52,7 @@ fn read_request_of(lines: &[(&str, &str)]) -> Result<(Request, RequestHead), Unr
     discard(&mut decoder, &kept).expect("a block");
     let indices: Vec<u8> = (0..lines.len()).rev().map(|place| 0x80 | (62 + place) as u8).collect();
     let mut request = Request::new();
-    let again = read_request(&mut decoder, &indices, &ROOMY, &mut request).map(|head| (request, head));
+    let again = read_request(&mut decoder, &indices, limits, &mut request).map(|head| (request, head));
     assert_eq!(read, again, "{lines:?}");
     read
 }
