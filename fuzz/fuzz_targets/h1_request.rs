@@ -29,7 +29,8 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn limits(choice: u8) -> Limits {
-    let underscore = [Underscore::Drop, Underscore::Keep, Underscore::Refuse][usize::from(choice % 3)];
+    let underscore =
+        [Underscore::Drop, Underscore::Keep, Underscore::KeepUnknown, Underscore::Refuse][usize::from(choice % 4)];
     let small = Limits { request_line: 64, head_bytes: 256, fields: 4, ..Limits::default() };
     Limits { underscore, ..if choice % 7 == 0 { small } else { Limits::default() } }
 }

@@ -39,6 +39,7 @@ impl End {
                 bytes: if choice & 8 == 0 { 4096 } else { 300 },
                 fields: 20,
                 connect: if choice & 16 == 0 { Connect::Refused } else { Connect::Taken },
+                underscore: Underscore::Drop,
             },
         };
         let connection = if choice & 1 == 0 { Connection::server(config) } else { Connection::client(config) };

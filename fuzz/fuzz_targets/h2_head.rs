@@ -4,13 +4,14 @@
 use libfuzzer_sys::fuzz_target;
 use transept_wire::h1::{self, Body};
 use transept_wire::h2::head::{
-    Connect, HeadLimits, RequestHead, Unreadable, discard, read_request, read_response, read_trailers, write_request,
-    write_response, write_trailers,
+    Connect, HeadLimits, RequestHead, Underscore, Unreadable, discard, read_request, read_response, read_trailers,
+    write_request, write_response, write_trailers,
 };
 use transept_wire::h2::hpack::{Decoder, Encoder};
 use transept_wire::head::{FieldId, Fields, Method, Request, Response};
 
-const ROOMY: HeadLimits = HeadLimits { bytes: 1 << 24, fields: 1 << 16, connect: Connect::Refused, underscore: Underscore::Drop };
+const ROOMY: HeadLimits =
+    HeadLimits { bytes: 1 << 24, fields: 1 << 16, connect: Connect::Refused, underscore: Underscore::Drop };
 
 // The input is a choice of limits, and blocks behind a byte with what they are and one with their length.
 fuzz_target!(|input: &[u8]| {
@@ -18,8 +19,11 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let small = HeadLimits { bytes: 512, fields: 4, connect: Connect::Refused, underscore: Underscore::Drop };
-    let limits =
-        if choice % 4 == 0 { small } else { HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused, underscore: Underscore::Drop } };
+    let limits = if choice % 4 == 0 {
+        small
+    } else {
+        HeadLimits { bytes: 64 * 1024, fields: 100, connect: Connect::Refused, underscore: Underscore::Drop }
+    };
     let mut decoder = Decoder::new(4096);
     // Reads the same blocks without looking at them: what is refused must not matter to the table.
     let mut blind = Decoder::new(4096);
