@@ -25,7 +25,6 @@ use crate::callout::CalloutResult;
 use crate::exchange::Exchange;
 use crate::forwarded;
 use crate::login::Written;
-use crate::principal::Principal;
 use crate::redact::CredentialPlaces;
 use crate::verdict::Verdict;
 
@@ -213,10 +212,8 @@ impl Policy for AuthenticationPolicy {
         }
         if !self.schemes.iter().any(|named| named.scheme.presents(x)) {
             if self.anonymous == Anonymous::Allowed {
-                self.strip(x);
                 x.tell(|| "authentication: no credentials, and none are required".to_owned());
-                self.forward.tell_backend(&Principal::default(), x.request);
-                return Verdict::Continue;
+                return self.let_in_without(x);
             }
             x.tell(|| "authentication: no credentials".to_owned());
         } else if !self.shows_only_what_is_known(x)

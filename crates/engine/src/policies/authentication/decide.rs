@@ -221,13 +221,7 @@ impl AuthenticationPolicy {
         let known = (0..outcomes.len()).find_map(|index| valid(outcomes, index));
         match (self.anonymous, known, lacking) {
             (Anonymous::Allowed, Some(principal), _) => self.let_in(Arc::clone(principal), x),
-            (Anonymous::Allowed, None, _) => {
-                self.strip(x);
-                // By its certificate it is a workload all the same.
-                let principal = x.principal().unwrap_or_default();
-                self.forward.tell_backend(&principal, x.request);
-                Verdict::Continue
-            }
+            (Anonymous::Allowed, None, _) => self.let_in_without(x),
             (Anonymous::Refused, _, Some((scheme, scopes))) => {
                 let words: Vec<&str> = scopes.iter().map(|scope| &**scope).collect();
                 let who = known.map(|principal| principal.describe()).unwrap_or_default();
@@ -293,6 +287,14 @@ impl AuthenticationPolicy {
                 named.scheme.strip(x.request);
             }
         }
+    }
+
+    /// Lets a request in that shows no credentials. By its certificate it may be a workload's all the same.
+    pub(super) fn let_in_without(&self, x: &mut Exchange<'_>) -> Verdict {
+        self.strip(x);
+        let principal = x.principal().unwrap_or_default();
+        self.forward.tell_backend(&principal, x.request);
+        Verdict::Continue
     }
 
     fn let_in(&self, principal: Arc<Principal>, x: &mut Exchange<'_>) -> Verdict {

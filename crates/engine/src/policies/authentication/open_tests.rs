@@ -18,6 +18,7 @@ use crate::exchange::{Connection, Notes, Now};
 use crate::jose::tests::Issuer;
 use crate::keep::Keep;
 use crate::policies::authentication::scheme::AnyScheme;
+use crate::principal::Principal;
 
 /// Whether what this principal has opened may go on, and who it is today.
 fn recheck(desk: &Desk, principal: &Arc<Principal>) -> Result<Arc<Principal>, String> {

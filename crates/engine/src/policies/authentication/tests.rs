@@ -16,6 +16,7 @@ use super::*;
 use crate::exchange::{Connection, Notes, Now};
 use crate::keep::Keep;
 use crate::key;
+use crate::principal::Principal;
 use crate::reason::Reason;
 use crate::verdict::Reply;
 
