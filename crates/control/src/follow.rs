@@ -226,8 +226,6 @@ impl Follower {
         match nudge {
             Nudge::Event(event) => self.note(&event),
             Nudge::Reload => self.asked = Asked::Load,
-            // Files that Secrets name are read with them.
-            Nudge::Registrations if self.settle.open().is_some() => self.asked = Asked::Load,
             Nudge::Registrations => self.load_registrations(),
         }
     }
@@ -332,14 +330,14 @@ impl Follower {
         self.feed.send_replace(Arc::new(update));
     }
 
-    /// Loads the files that are in force again, with the registrations of now. What the latest attempt to load files came to stays
-    /// as it is: a mistake in a file holds up no registration, and no registration hides a mistake.
+    /// Loads the files that are in force again as they were read, with the registrations of now; no file is read, so nothing is waited for. What the
+    /// latest attempt to load files came to stays as it is: a mistake in a file holds up no registration, and no registration hides a mistake.
     fn load_registrations(&mut self) {
         let started = Instant::now();
         let Some(joined) = &mut self.joined else { return };
         let Some(reading) = joined.news() else { return };
         let mut update = Update::clone(&self.feed.borrow());
-        match self.loader.load(reading) {
+        match self.loader.load_again(reading) {
             Outcome::Loaded(loaded) => {
                 joined.plane().note_loaded(loaded.clone());
                 update.loaded = loaded;
@@ -395,6 +393,8 @@ mod tests {
     use notify::event::{AccessKind, AccessMode, DataChange, EventKind, ModifyKind};
 
     use super::*;
+    use crate::plane::{KeyChange, Question, Setup};
+    use crate::settle::Change;
 
     const GATEWAY: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge}, spec: {gatewayClassName: transept, listeners: [{name: a, port: 8000, protocol: HTTP}]}}";
 
@@ -424,6 +424,49 @@ mod tests {
             asked: Asked::Nothing,
             in_vain: None,
         }
+    }
+
+    #[test]
+    fn a_registration_waits_for_no_file_and_reads_none() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let root = directory.path().canonicalize().expect("a real path");
+        let (file, token) = (root.join("shop.yaml"), root.join("token.txt"));
+        let secret = "{apiVersion: v1, kind: Secret, metadata: {name: key, annotations: {transept.dev/from-file: token=token.txt}}}";
+        std::fs::write(&file, format!("{GATEWAY}\n---\n{secret}")).expect("written");
+        std::fs::write(&token, "one").expect("written");
+        let mut follower = follower(&file);
+        let trust_domain = transept_identity::TrustDomain::new("shop.test").expect("a name");
+        let setup = Setup { trust_domain, leaf_life: Duration::from_secs(3600) };
+        let plane = Plane::open(&root.join("state"), setup).expect("a plane");
+        let mut joined = Some(Joined::new(plane.clone(), Registrations::All));
+        assert!(matches!(load(&mut follower.loader, &mut joined, follower.sources.read()), Outcome::Loaded(_)));
+        follower.joined = joined;
+        let register = |name: &str| {
+            let object = serde_json::json!({"apiVersion": "transept.dev/v1alpha1", "kind": "Consumer", "metadata": {"name": name, "namespace": "default"},
+                "spec": {}});
+            plane.answer(&Question::PutKeys { changes: vec![KeyChange { before: None, object }] }).expect("kept");
+        };
+
+        // Somebody writes to both files.
+        std::fs::write(&token, "").expect("written");
+        follower.settle.note(Change::Writing(file.clone()), QUIET, Instant::now());
+        register("one");
+        follower.take(Nudge::Registrations);
+        let loaded = follower.feed.borrow().loaded.clone();
+        assert_eq!(follower.feed.borrow().succeeded, 2);
+        let secret = loaded.past.secret("default", "key").expect("the Secret");
+        assert_eq!(secret.spec.entry("token"), Some(&b"one"[..]));
+        assert!(follower.loader.surroundings_changed(), "what a file holds is still to be read");
+
+        // The end is a mistake.
+        std::fs::write(&file, "kind: Gatewey").expect("written");
+        let (_sink, nudges) = mpsc::channel();
+        follower.look(&nudges);
+        assert!(follower.feed.borrow().refused.is_some());
+        register("two");
+        follower.take(Nudge::Registrations);
+        let update = follower.feed.borrow().clone();
+        assert_eq!((update.succeeded, update.refused.is_some()), (3, true));
     }
 
     #[test]

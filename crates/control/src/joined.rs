@@ -1,8 +1,8 @@
 //! The feed of a process with a control plane: the files that are in force go to the plane, and what registers is loaded beside them: all of
 //! it for a gateway in the same process, else the Services alone, because the status of objects in the files speaks of them.
 //!
-//! Held by `follow`. The texts of the files that are in force are kept, so that a registration never reads a file that is being
-//! written, and so that a file with a mistake holds up no registration.
+//! Held by `follow`. The texts of the files that are in force are kept (and by the loader what the files held that Secrets name), so that a
+//! registration waits for no file that is being written and reads none, and so that a file with a mistake holds up no registration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -95,7 +95,9 @@ struct Weighed {
 pub struct Loader {
     purpose: Purpose,
     previous: Option<Arc<Loaded>>,
+    /// What the latest attempt read of files outside the sources, and what the latest good one did.
     shelf: Shelf,
+    in_force: Shelf,
     /// The addresses that Gateways ask for, and those of them that this machine does not have.
     wished: Vec<IpAddr>,
     unusable: BTreeMap<IpAddr, String>,
@@ -128,8 +130,9 @@ impl Loader {
 
     fn new(purpose: Purpose) -> Self {
         let (wished, unusable) = (Vec::new(), BTreeMap::new());
+        let (shelf, in_force) = (Shelf::default(), Shelf::default());
         let (locale, gateway, cache) = (Locale::default(), None, None);
-        Loader { purpose, previous: None, shelf: Shelf::default(), wished, unusable, locale, gateway, cache }
+        Loader { purpose, previous: None, shelf, in_force, wished, unusable, locale, gateway, cache }
     }
 
     /// The same for a machine that is there.
@@ -156,7 +159,23 @@ impl Loader {
     /// Parses, attaches and compiles.
     pub fn load(&mut self, reading: Reading) -> Outcome {
         let shelf = Shelf::default();
-        let mut loader = transept_model::Loader::new(policies::MODEL_KINDS).outside(&shelf);
+        let outcome = self.load_with(reading, &shelf);
+        if matches!(outcome, Outcome::Loaded(_)) {
+            self.in_force = shelf.clone();
+        }
+        self.shelf = shelf;
+        outcome
+    }
+
+    /// The same for files that are in force already, beside which something else is new: those that Secrets name are taken as they were read with
+    /// them, because somebody may be writing to them.
+    pub(crate) fn load_again(&mut self, reading: Reading) -> Outcome {
+        let in_force = self.in_force.clone();
+        self.load_with(reading, &in_force)
+    }
+
+    fn load_with(&mut self, reading: Reading, shelf: &Shelf) -> Outcome {
+        let mut loader = transept_model::Loader::new(policies::MODEL_KINDS).outside(shelf);
         if self.purpose != Purpose::Distribute {
             loader = loader.for_one_gateway();
         }
@@ -171,7 +190,6 @@ impl Loader {
         if self.purpose != Purpose::Serve {
             notes.extend(ended_keys(&world));
         }
-        self.shelf = shelf;
         let Weighed { attached, compiled, problems, generation } = self.weigh(&world);
         if self.purpose != Purpose::Serve {
             notes.extend(compiled.notes.iter().cloned());

@@ -1,24 +1,29 @@
 //! Values of Secrets that stand outside the configuration: environment variables and files.
 //!
 //! Asked by the loader of `model` while it reads a Secret with the annotation `transept.dev/from-env` or `transept.dev/from-file`.
-//! It remembers which files were asked for, so that they are watched too and a renewed certificate is loaded at once.
+//! It remembers the files that were asked for with what they held, so that they are watched too, a renewed certificate is loaded at once, and
+//! what is in force can be loaded again without a look at files.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use transept_model::load::{Outside, ValueFrom, Wanted};
 
 /// Larger files are no secrets.
 const LARGEST: u64 = 1024 * 1024;
 
-/// Reads values from outside and remembers the files.
-#[derive(Debug, Default)]
+/// What a file held, or why it could not be read.
+type Read = Result<Vec<u8>, String>;
+
+/// Reads values from outside: a file once, when it is asked for first.
+#[derive(Clone, Default)]
 pub(crate) struct Shelf {
-    /// Every file that was asked for, with a hash of what it held.
-    files: RefCell<BTreeMap<PathBuf, u64>>,
+    /// Every file that was asked for.
+    files: RefCell<BTreeMap<PathBuf, Arc<Read>>>,
 }
 
 impl Shelf {
@@ -29,7 +34,14 @@ impl Shelf {
 
     /// Tells whether a file now holds something else than when it was asked for.
     pub(crate) fn has_changed(&self) -> bool {
-        self.files.borrow().iter().any(|(path, before)| hash(&read_file(path)) != *before)
+        self.files.borrow().iter().any(|(path, before)| read_file(path) != **before)
+    }
+}
+
+/// Without what the files hold.
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shelf").field(&self.files()).finish()
     }
 }
 
@@ -43,15 +55,15 @@ impl Outside for Shelf {
             ValueFrom::File(file) => {
                 let beside = Path::new(&*wanted.at.file).parent();
                 let path = beside.unwrap_or(Path::new("")).join(file);
-                let read = read_file(&path);
-                self.files.borrow_mut().insert(path, hash(&read));
-                read
+                let mut files = self.files.borrow_mut();
+                let read = files.entry(path).or_insert_with_key(|path| Arc::new(read_file(path)));
+                Read::clone(read)
             }
         }
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+fn read_file(path: &Path) -> Read {
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => "no permission to read it".to_owned(),
@@ -65,12 +77,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
         return Err("it is larger than 1 MiB".to_owned());
     }
     std::fs::read(path).map_err(explain)
-}
-
-fn hash(read: &Result<Vec<u8>, String>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    read.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
@@ -100,8 +106,11 @@ mod tests {
         assert!(!shelf.has_changed());
         std::fs::write(&key, "one").expect("written");
         assert!(shelf.has_changed());
+        assert!(shelf.read(&want).is_err(), "what was read is what there is until another load");
+        let shelf = Shelf::default();
         assert_eq!(shelf.read(&want), Ok(b"one".to_vec()));
         assert!(!shelf.has_changed());
+        assert!(!format!("{shelf:?}").contains("one"));
     }
 
     #[test]
