@@ -95,9 +95,9 @@ fn appear(path: PathBuf) -> Change {
     if has_content { Change::Complete(path) } else { begin_writing(path) }
 }
 
-/// A file that changes is being written, unless it is a link, which is complete from its first moment.
+/// A file that changes is being written. A link is complete from its first moment, and nobody writes to a directory: its times have changed.
 fn begin_writing(path: PathBuf) -> Change {
-    if path.is_symlink() { Change::Complete(path) } else { Change::Writing(path) }
+    if path.is_symlink() || path.is_dir() { Change::Complete(path) } else { Change::Writing(path) }
 }
 
 #[cfg(test)]
@@ -131,6 +131,12 @@ mod tests {
         // A hard link.
         std::fs::write(&file, "kind: Service").expect("write");
         assert_eq!(read_event(&created, &interest), [Change::Complete(file.clone())]);
+        // The times of a directory, as tar sets them.
+        let conf = file.with_file_name("conf");
+        std::fs::create_dir(&conf).expect("made");
+        interest.add_directory(&conf);
+        let touched = event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), &conf);
+        assert_eq!(read_event(&touched, &interest), [Change::Complete(conf)]);
         let neighbour =
             event(EventKind::Access(AccessKind::Close(AccessMode::Write)), &file.with_file_name("notes.txt"));
         assert_eq!(read_event(&neighbour, &interest), []);
