@@ -5,7 +5,9 @@
 //! waits for a parser. The feed always holds the last good configuration: a refused one is published beside it, never in its
 //! place. What to do with an update (apply it, tell of it) is up to the receiver.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 use crate::joined::{Joined, Registrations};
 use crate::load::{Loaded, Loader, Outcome, Refused};
 use crate::plane::Plane;
-use crate::settle::{LONGEST, PAIR, PATIENCE, QUIET, STALLED, Settle};
+use crate::settle::{Change, LONGEST, PAIR, PATIENCE, QUIET, STALLED, Settle};
 use crate::sources::{Reading, Sources};
 use crate::trace::Interest;
 use crate::watch::{Watch, read_event};
@@ -121,7 +123,7 @@ fn begin(
 ) -> Result<(Trigger, watch::Receiver<Arc<Update>>), StartError> {
     let started = Instant::now();
     let reading = sources.read();
-    let (digest, empty) = (reading.digest, count_empty(&reading));
+    let (digest, in_force) = (reading.digest, reading.files.clone());
     let loaded = match load(&mut loader, &mut joined, reading) {
         Outcome::Loaded(loaded) => loaded,
         Outcome::Refused(refused) => return Err(StartError::Refused(refused)),
@@ -139,7 +141,7 @@ fn begin(
         loader,
         joined,
         digest,
-        empty,
+        in_force,
         feed,
         interest: Interest::default(),
         beside: Interest::default(),
@@ -161,8 +163,8 @@ struct Follower {
     loader: Loader,
     joined: Option<Joined>,
     digest: u64,
-    /// How many of the files that were read last have nothing in them.
-    empty: usize,
+    /// The files that are in force, and whether there is nothing in them.
+    in_force: BTreeMap<PathBuf, bool>,
     feed: watch::Sender<Arc<Update>>,
     interest: Interest,
     /// The part of it that Secrets name.
@@ -210,7 +212,9 @@ impl Follower {
             if due <= now {
                 // First: registrations that come all the time must not keep files from being looked at.
                 looked = now;
-                self.look(nudges);
+                if self.is_ready() {
+                    self.look(nudges);
+                }
                 continue;
             }
             let wake = self.settle.tell_at().map_or(due, |at| at.min(due));
@@ -230,16 +234,13 @@ impl Follower {
         }
     }
 
-    /// Says why nothing is read for long, and why something is read that its writer has not closed.
+    /// Says why nothing is read for long.
     fn tell_whom_it_awaits(&mut self, now: Instant) {
         if let Some(file) = self.settle.tell(now) {
             tracing::info!(
                 file = %file.display(),
                 "somebody writes to a file: changes are read when it is closed, or when nothing was written for {STALLED:?}"
             );
-        }
-        if let Some(file) = self.settle.open().filter(|_| self.settle.due().is_some_and(|due| due <= now)) {
-            tracing::warn!(file = %file.display(), "a file was not closed by who has written to it; it is read as it is, whole or not");
         }
     }
 
@@ -256,21 +257,47 @@ impl Follower {
         if let Some(watch) = &mut self.watch {
             watch.forget(event);
         }
+        // What is in a directory is watched as early as can be: somebody may be filling it.
+        let is_way = |path: &Path| self.interest.watch.contains(path) || path.is_dir();
+        let leads_on = changes.iter().any(|change| is_way(change.path()));
         let now = Instant::now();
         for change in changes {
-            let quiet = if self.beside.concerns(change.path()) { PAIR } else { QUIET };
-            self.settle.note(change, quiet, now);
+            self.settle_on(change, now);
         }
+        if leads_on {
+            self.watch_sources();
+        }
+    }
+
+    fn settle_on(&mut self, change: Change, now: Instant) {
+        let quiet = if self.beside.concerns(change.path()) { PAIR } else { QUIET };
+        self.settle.note(change, quiet, now);
+    }
+
+    /// Whether the files can be read now that it is time by what has been reported. Not when there is something that was not known: a directory that
+    /// was not watched, in which anything may be going on, or that a file is missing which is in force. Each is one more change of the burst.
+    fn is_ready(&mut self) -> bool {
+        self.watch_sources();
+        let now = Instant::now();
+        for file in self.in_force.keys().filter(|file| !file.exists()) {
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            if !self.settle.misses(&file) {
+                self.settle.note(Change::Vanished(file), QUIET, now);
+            }
+        }
+        self.settle.due().is_none_or(|due| due <= now)
     }
 
     /// Reads the files, and loads them when they have changed or somebody has asked for it.
     fn look(&mut self, nudges: &mpsc::Receiver<Nudge>) {
+        if let Some(file) = self.settle.open() {
+            tracing::warn!(file = %file.display(), "a file was not closed by who has written to it; it is read as it is, whole or not");
+        }
         let asked = std::mem::take(&mut self.asked);
         self.settle.clear();
         let reading = self.sources.read();
         if asked < Asked::Load && reading.digest == self.digest && !self.loader.surroundings_changed() {
             self.in_vain = None;
-            self.watch_sources();
         } else if self.may_be_half(&reading, nudges) {
             self.asked = self.asked.max(asked);
         } else {
@@ -285,7 +312,8 @@ impl Follower {
             return false;
         }
         let now = Instant::now();
-        let until = now + if count_empty(reading) > self.empty { BEGUN } else { QUIET };
+        let looks_begun = reading.files.iter().any(|(file, is_empty)| *is_empty && !self.was_empty(file));
+        let until = now + if looks_begun { BEGUN } else { QUIET };
         // What has been reported is looked at however late it is by then.
         while Instant::now() < until + PATIENCE
             && let Ok(nudge) = nudges.recv_timeout(until.saturating_duration_since(Instant::now()))
@@ -305,8 +333,11 @@ impl Follower {
     fn load(&mut self, reading: Reading) {
         let started = Instant::now();
         self.digest = reading.digest;
-        self.empty = count_empty(&reading);
+        let files = reading.files.clone();
         let outcome = load(&mut self.loader, &mut self.joined, reading);
+        if matches!(outcome, Outcome::Loaded(_)) {
+            self.in_force = files;
+        }
         self.watch_sources();
         let now = SystemTime::now();
         let mut update = Update::clone(&self.feed.borrow());
@@ -354,7 +385,8 @@ impl Follower {
         }
     }
 
-    /// Watches what the sources are made of now.
+    /// Watches what the sources are made of now. A directory that was not watched before is a change of its own, and what is in it is taken as if it had
+    /// just appeared: a file with nothing in it is one that somebody has begun to write.
     fn watch_sources(&mut self) {
         let Some(watch) = &mut self.watch else { return };
         let (mut interest, mut beside) = (Interest::default(), Interest::default());
@@ -363,16 +395,26 @@ impl Follower {
             interest.add_file(&file);
             beside.add_file(&file);
         }
-        if watch.follow(&interest) {
-            self.asked = self.asked.max(Asked::Look);
-        }
+        let unseen = watch.follow(&interest);
         self.interest = interest;
         self.beside = beside;
+        if unseen.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let is_empty = |file: &PathBuf| file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+        let is_unseen = |file: &PathBuf| file.parent().is_some_and(|parent| unseen.contains(parent));
+        let emptied = self.sources.files().filter(|file| is_empty(file) && !self.was_empty(file));
+        let begun: Vec<PathBuf> = emptied.filter_map(|file| file.canonicalize().ok()).filter(is_unseen).collect();
+        for change in unseen.into_iter().map(Change::Unseen).chain(begun.into_iter().map(Change::Writing)) {
+            self.settle_on(change, now);
+        }
     }
-}
 
-fn count_empty(reading: &Reading) -> usize {
-    reading.texts.iter().filter(|text| text.text.is_empty()).count()
+    /// Whether a file that is in force has nothing in it.
+    fn was_empty(&self, file: &Path) -> bool {
+        self.in_force.get(file) == Some(&true)
+    }
 }
 
 /// Loads what was read, maybe with the registrations of a plane in the same process, which then hears of it.
@@ -388,13 +430,11 @@ fn load(loader: &mut Loader, joined: &mut Option<Joined>, mut reading: Reading) 
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use notify::event::{AccessKind, AccessMode, DataChange, EventKind, ModifyKind};
 
     use super::*;
     use crate::plane::{KeyChange, Question, Setup};
-    use crate::settle::Change;
+    use crate::settle::VANISHED;
 
     const GATEWAY: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge}, spec: {gatewayClassName: transept, listeners: [{name: a, port: 8000, protocol: HTTP}]}}";
 
@@ -403,7 +443,7 @@ mod tests {
         sources.add_path(file).expect("a path");
         let mut loader = Loader::for_checking();
         let reading = sources.read();
-        let digest = reading.digest;
+        let (digest, in_force) = (reading.digest, reading.files.clone());
         let Outcome::Loaded(loaded) = loader.load(reading) else { panic!("it is good") };
         let now = SystemTime::now();
         let update =
@@ -415,7 +455,7 @@ mod tests {
             loader,
             joined: None,
             digest,
-            empty: 0,
+            in_force,
             feed: watch::channel(Arc::new(update)).0,
             interest,
             beside: Interest::default(),
@@ -424,6 +464,12 @@ mod tests {
             asked: Asked::Nothing,
             in_vain: None,
         }
+    }
+
+    /// Every event of these files, as if it had just been reported.
+    fn closes(files: &[&Path]) -> Vec<Nudge> {
+        let kind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        files.iter().map(|file| Nudge::Event(notify::Event::new(kind).add_path(file.to_path_buf()))).collect()
     }
 
     #[test]
@@ -467,6 +513,47 @@ mod tests {
         follower.take(Nudge::Registrations);
         let update = follower.feed.borrow().clone();
         assert_eq!((update.succeeded, update.refused.is_some()), (3, true));
+    }
+
+    #[test]
+    fn a_directory_that_is_made_anew_is_read_when_what_was_in_it_is_back() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let root = scratch.path().canonicalize().expect("a real path");
+        let conf = root.join("conf");
+        let [edge, shop, more] = ["edge.yaml", "shop.yaml", "more.yaml"].map(|name| conf.join(name));
+        std::fs::create_dir(&conf).expect("made");
+        std::fs::write(&edge, GATEWAY).expect("written");
+        std::fs::write(&shop, "# nothing yet").expect("written");
+        let mut follower = follower(&conf);
+        follower.watch_sources();
+        follower.settle.clear();
+        assert!(follower.is_ready());
+
+        // What a watcher would tell of is not told of: one file is back, another has been opened.
+        std::fs::rename(&conf, root.join("old")).expect("moved");
+        std::fs::create_dir(&conf).expect("made");
+        std::fs::write(&edge, GATEWAY.replace("8000", "8001")).expect("written");
+        std::fs::write(&more, "").expect("written");
+        assert!(!follower.is_ready());
+        assert!(follower.settle.misses(&shop) && !follower.settle.misses(&edge));
+        assert_eq!(follower.settle.open(), Some(&*more));
+
+        std::fs::write(&shop, "# nothing yet").expect("written");
+        closes(&[&more, &shop]).into_iter().for_each(|nudge| follower.take(nudge));
+        assert!(!follower.settle.misses(&shop));
+        assert!(follower.settle.due().is_some_and(|due| due <= Instant::now() + QUIET));
+        let (_sink, nudges) = mpsc::channel();
+        follower.look(&nudges);
+        assert_eq!(follower.feed.borrow().succeeded, 2);
+
+        // What does not come back is not awaited for ever.
+        std::fs::remove_file(&shop).expect("removed");
+        assert!(!follower.is_ready());
+        let due = follower.settle.due().expect("it is looked at once more");
+        assert!(due > Instant::now() + QUIET && due <= Instant::now() + VANISHED);
+        let before = follower.settle.due();
+        follower.is_ready();
+        assert_eq!(follower.settle.due(), before);
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Joined {
         };
         let texts = self.in_force.texts.iter().chain(&registered).cloned().collect();
         self.in_force.registered = registered;
-        Some(Reading { texts, unreadable: Vec::new(), proxies, digest: 0 })
+        Some(Reading { texts, proxies, ..Reading::default() })
     }
 }
 

@@ -4,7 +4,8 @@
 //! finished file into place costs [`QUIET`]; one that truncates and writes is awaited until it closes the file, because an empty
 //! file is a valid configuration and would take every route, and every policy, away for a moment. A writer that never closes its file is
 //! awaited for [`STALLED`] after it has written last. Files that are written one after the other are one burst: whatever its age, no file is
-//! read within [`QUIET`] of the close of another, and what was read while one was opened is read again.
+//! read within [`QUIET`] of the close of another, and what was read while one was opened is read again. While something is missing, as in a
+//! directory that is made anew, nothing may happen for [`VANISHED`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,14 +16,16 @@ pub(crate) const QUIET: Duration = Duration::from_millis(3);
 /// The same after a change of a file that a Secret names: a certificate and its key are two files, and between them the pair
 /// does not fit, which would close the listener.
 pub(crate) const PAIR: Duration = Duration::from_millis(250);
-/// How long to wait after a file has vanished: most editors put another in its place at once.
-pub(crate) const VANISHED: Duration = Duration::from_millis(50);
+/// How long nothing may happen while something is missing that is in force: most editors put another file in the place of one that has vanished at
+/// once, and a directory that is made anew is filled file by file.
+pub(crate) const VANISHED: Duration = Duration::from_millis(250);
 /// How long to wait after the last write to a file that its writer does not close: what computes long before it writes has truncated its
 /// file before.
 pub(crate) const STALLED: Duration = Duration::from_secs(10);
-/// The longest that files which are not closed may put off reading, and that it is repeated because of them.
+/// The longest that files which are not closed may put off reading, or a steady stream of events while something is missing, and that it is
+/// repeated because of them.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
-/// The longest that a steady stream of events may put off reading while every file is closed; who waits longer is told why.
+/// The longest that a steady stream of events may put off reading while every file is there and closed; who waits longer is told why.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What happened to one file.
@@ -32,8 +35,10 @@ pub(crate) enum Change {
     Writing(PathBuf),
     /// It is complete: closed after writing, or renamed into place.
     Complete(PathBuf),
-    /// It is gone: removed, or renamed away.
+    /// It is gone: removed, or renamed away. So is what was in it.
     Vanished(PathBuf),
+    /// A directory that is watched from now on: what has happened in it before was reported to nobody.
+    Unseen(PathBuf),
     /// Its rights, owner or times have changed, which says nothing of whether it is complete.
     Touched(PathBuf),
 }
@@ -46,9 +51,9 @@ pub(crate) struct Settle {
     vanished: BTreeSet<PathBuf>,
     quiet: Duration,
     first: Option<Instant>,
-    /// Since when there has been no moment at which every file was closed.
+    /// Since when there has been no moment at which every file was there and closed.
     busy: Option<Instant>,
-    /// Since when every file has been closed, and for how long they were before.
+    /// Since when every file has been there and closed, and for how long they were before.
     calm: Option<Instant>,
     waited: Duration,
     due: Option<Instant>,
@@ -62,7 +67,11 @@ impl Change {
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Change::Writing(path) | Change::Complete(path) | Change::Vanished(path) | Change::Touched(path) => path,
+            Change::Writing(path)
+            | Change::Complete(path)
+            | Change::Vanished(path)
+            | Change::Unseen(path)
+            | Change::Touched(path) => path,
         }
     }
 }
@@ -88,9 +97,11 @@ impl Settle {
                 self.writing.remove(&path);
             }
             Change::Vanished(path) => {
-                self.writing.remove(&path);
+                self.writing.retain(|file, _| !file.starts_with(&path));
                 self.vanished.insert(path);
             }
+            // Those that were open in one of the same name before are no longer here.
+            Change::Unseen(path) => self.writing.retain(|file, _| file.parent() != Some(&*path)),
             // Taken for something else above.
             Change::Touched(_) => {}
         }
@@ -98,18 +109,17 @@ impl Settle {
         self.due = Some(self.count(now));
     }
 
-    /// When the sources should be read, by what is known at this moment. Only time in which every file is closed counts as waiting for them.
+    /// When the sources should be read, by what is known at this moment. Only time in which every file is there and closed counts as waiting for them.
     fn count(&mut self, now: Instant) -> Instant {
         self.waited += self.calm.take().map_or(Duration::ZERO, |calm| now - calm);
-        let quiet = if self.vanished.is_empty() { self.quiet } else { VANISHED.max(self.quiet) };
-        let soon = now + quiet.min(PATIENCE.saturating_sub(self.waited));
-        let Some(latest) = self.writing.values().max() else {
+        if self.writing.is_empty() && self.vanished.is_empty() {
             (self.busy, self.calm) = (None, Some(now));
-            return soon;
-        };
-        // A file that rests is not awaited for longer because another one is written to.
+            return now + self.quiet.min(PATIENCE.saturating_sub(self.waited));
+        }
         let longest = *self.busy.get_or_insert(now) + LONGEST;
-        (*latest + STALLED).max(soon).min(longest)
+        let soon = now + if self.vanished.is_empty() { self.quiet } else { VANISHED.max(self.quiet) };
+        // A file that rests is not awaited for longer because another one is written to.
+        self.writing.values().max().map_or(soon, |latest| (*latest + STALLED).max(soon)).min(longest)
     }
 
     /// When the sources should be read, if anything happened.
@@ -133,6 +143,11 @@ impl Settle {
     /// A file that somebody has written to and not closed.
     pub(crate) fn open(&self) -> Option<&Path> {
         self.writing.keys().next().map(PathBuf::as_path)
+    }
+
+    /// Whether it is known that this is missing.
+    pub(crate) fn misses(&self, path: &Path) -> bool {
+        self.vanished.contains(path)
     }
 
     /// Whether there was a moment in the burst at which who reads could have met a file, or a pair of them, that was not whole.
@@ -194,6 +209,37 @@ mod tests {
         assert_eq!(settle.due(), Some(now + VANISHED));
         settle.note(Change::Complete(path()), QUIET, now);
         assert_eq!(settle.due(), Some(now + QUIET));
+    }
+
+    #[test]
+    fn files_that_come_back_one_after_the_other_are_awaited_each() {
+        let start = Instant::now();
+        let file = |number: u64| PathBuf::from(format!("/etc/transept/{number}.yaml"));
+        let mut settle = Settle::default();
+        (0..=200).for_each(|number| settle.note(Change::Vanished(file(number)), QUIET, start));
+        let mut now = start;
+        for number in 0..200 {
+            now += Duration::from_millis(100);
+            assert!(settle.due().is_some_and(|due| due > now), "after {:?}", now - start);
+            settle.note(Change::Complete(file(number)), QUIET, now);
+        }
+        assert_eq!((settle.misses(&file(199)), settle.misses(&file(200))), (false, true));
+        assert_eq!(settle.due(), Some(now + VANISHED));
+        settle.note(Change::Complete(file(200)), QUIET, now);
+        assert_eq!(settle.due(), Some(now + QUIET));
+    }
+
+    #[test]
+    fn what_was_open_in_a_directory_goes_with_it() {
+        let now = Instant::now();
+        let directory = PathBuf::from("/etc/transept");
+        for change in [Change::Vanished(directory.clone()), Change::Unseen(directory)] {
+            let mut settle = Settle::default();
+            settle.note(Change::Writing(path()), QUIET, now);
+            settle.note(change, QUIET, now);
+            assert_eq!(settle.open(), None);
+            assert!(settle.was_half() && settle.due().is_some_and(|due| due <= now + VANISHED));
+        }
     }
 
     #[test]

@@ -28,12 +28,14 @@ pub struct Sources {
 }
 
 /// What reading the sources gave.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reading {
     /// The texts, in order.
     pub texts: Vec<SourceText>,
     /// What could not be read; not empty means that the whole reading is refused.
     pub unreadable: Vec<Invalid>,
+    /// The files that were read, and whether there was nothing in them.
+    pub(crate) files: BTreeMap<PathBuf, bool>,
     /// Among how many proxies the limits of policies are divided, as far as a control plane in this process knows.
     pub(crate) proxies: BTreeMap<ObjectName, u32>,
     /// A hash of all names and contents: equal digests mean that nothing changed.
@@ -74,6 +76,7 @@ impl Sources {
     pub fn read(&self) -> Reading {
         let mut texts = Vec::new();
         let mut unreadable_files = Vec::new();
+        let mut files_read = BTreeMap::new();
         let mut seen = HashSet::new();
         for source in &self.sources {
             match source {
@@ -86,7 +89,10 @@ impl Sources {
                                 continue;
                             }
                             match read_file(&file) {
-                                Ok(text) => texts.push(text),
+                                Ok(text) => {
+                                    files_read.insert(file, text.text.is_empty());
+                                    texts.push(text);
+                                }
                                 Err(invalid) => unreadable_files.push(*invalid),
                             }
                         }
@@ -96,7 +102,16 @@ impl Sources {
             }
         }
         let digest = digest(&texts, &unreadable_files);
-        Reading { texts, unreadable: unreadable_files, proxies: BTreeMap::new(), digest }
+        Reading { texts, unreadable: unreadable_files, files: files_read, proxies: BTreeMap::new(), digest }
+    }
+
+    /// The files that there are now.
+    pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let path = |source: &Source| match source {
+            Source::Path(path) => expand(path).unwrap_or_default(),
+            Source::Text(_) => Vec::new(),
+        };
+        self.sources.iter().flat_map(path)
     }
 
     /// Adds what has to be watched to notice a change.

@@ -45,7 +45,7 @@ impl Interest {
             || (is_source_name(path) && path.parent().is_some_and(|parent| self.directories.contains(parent)))
     }
 
-    /// Resolves `path` link by link, noting each link and the last entry; `None` when the way ends before the path does.
+    /// Resolves `path` link by link, noting each entry, and watching for each link and the last entry; `None` when the way ends before the path does.
     fn walk(&mut self, path: &Path) -> Option<PathBuf> {
         let absolute = std::path::absolute(path).ok()?;
         let mut at = PathBuf::new();
@@ -60,9 +60,10 @@ impl Interest {
                 Step::Into(name) => {
                     let next = at.join(name);
                     let target = std::fs::read_link(&next).ok();
+                    // A directory on the way matters as well, but only where its own is watched anyway: those further up are busy with other things.
+                    self.entries.insert(next.clone());
                     if target.is_some() || ahead.is_empty() || !next.exists() {
                         self.watch.insert(at.clone());
-                        self.entries.insert(next.clone());
                     }
                     match target {
                         Some(_) if links == MOST_LINKS => return None,
@@ -151,6 +152,17 @@ mod tests {
         assert!(interest.concerns(&root.join("release-1/new.yaml")));
         assert!(!interest.concerns(&root.join("release-1/notes.txt")));
         assert!(!interest.concerns(&root.join("release-1/.new.yaml.swp")));
+    }
+
+    #[test]
+    fn a_directory_on_the_way_matters_where_its_own_is_watched() {
+        let (_keep, root) = scratch();
+        std::fs::create_dir_all(root.join("releases/1/conf")).expect("create");
+        symlink("releases/1", root.join("current")).expect("link");
+        let mut interest = Interest::default();
+        interest.add_directory(&root.join("current/conf"));
+        assert!(interest.concerns(&root.join("releases")));
+        assert!(!interest.watch.contains(&root.join("releases")));
     }
 
     #[test]

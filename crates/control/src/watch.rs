@@ -4,8 +4,9 @@
 //! be watched at all is the job of `trace`; when a burst is over is the job of `settle`; a change that no event tells of (a
 //! network file system, an exhausted inotify budget) is found by the poll in `follow`.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -16,8 +17,13 @@ use crate::trace::Interest;
 /// The watches that are set now.
 pub(crate) struct Watch {
     watcher: RecommendedWatcher,
-    directories: BTreeSet<PathBuf>,
+    /// With what tells each from another that comes to its name: a watch goes along with a directory that is moved, and nothing tells of it when one
+    /// further up was.
+    directories: BTreeMap<PathBuf, Option<Identity>>,
 }
+
+/// The device and the number of a directory on it.
+type Identity = (u64, u64);
 
 impl Watch {
     /// Starts a watcher that hands every event to `sink`; nothing is watched yet.
@@ -29,34 +35,39 @@ impl Watch {
             Ok(event) => sink(event),
             Err(error) => tracing::debug!(%error, "the file watcher reports an error"),
         })?;
-        Ok(Watch { watcher, directories: BTreeSet::new() })
+        Ok(Watch { watcher, directories: BTreeMap::new() })
     }
 
-    /// Watches what `interest` asks for and nothing else. True when a directory is among them that was not watched before: what has happened in it
-    /// until now was reported to nobody.
-    pub(crate) fn follow(&mut self, interest: &Interest) -> bool {
-        for gone in self.directories.difference(&interest.watch) {
-            // A directory that was removed took its watch along; there is nothing to do about the error.
-            let _ = self.watcher.unwatch(gone);
-        }
-        let mut directories = BTreeSet::new();
+    /// Watches what `interest` asks for and nothing else. Answers which directories were not watched before: what has happened in them until now
+    /// was reported to nobody.
+    pub(crate) fn follow(&mut self, interest: &Interest) -> BTreeSet<PathBuf> {
+        let watcher = &mut self.watcher;
+        self.directories.retain(|directory, identity| {
+            let stays = interest.watch.contains(directory) && identify(directory) == *identity;
+            if !stays {
+                // A directory that was removed took its watch along; there is nothing to do about the error.
+                let _ = watcher.unwatch(directory);
+            }
+            stays
+        });
+        let mut unseen = BTreeSet::new();
         for wanted in &interest.watch {
-            if self.directories.contains(wanted) {
-                directories.insert(wanted.clone());
+            if self.directories.contains_key(wanted) {
                 continue;
             }
+            // First: one that comes to the name only now is noticed the next time.
+            let identity = identify(wanted);
             match self.watcher.watch(wanted, RecursiveMode::NonRecursive) {
                 Ok(()) => {
-                    directories.insert(wanted.clone());
+                    self.directories.insert(wanted.clone(), identity);
+                    unseen.insert(wanted.clone());
                 }
                 Err(error) => {
                     tracing::warn!(directory = %wanted.display(), %error, "cannot watch; changes are found by polling");
                 }
             }
         }
-        let is_new = directories.iter().any(|directory| !self.directories.contains(directory));
-        self.directories = directories;
-        is_new
+        unseen
     }
 
     /// Forgets directories that were removed, so that a new one of the same name is watched again.
@@ -64,12 +75,16 @@ impl Watch {
         let lost = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         if lost {
             for path in &event.paths {
-                if self.directories.remove(path) {
+                if self.directories.remove(path).is_some() {
                     let _ = self.watcher.unwatch(path);
                 }
             }
         }
     }
+}
+
+fn identify(directory: &Path) -> Option<Identity> {
+    directory.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// What an event means for the files in `interest`; empty when it is none of our business.
@@ -102,14 +117,35 @@ fn begin_writing(path: PathBuf) -> Change {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use notify::event::DataChange;
 
     use super::*;
 
     fn event(kind: EventKind, path: &Path) -> notify::Event {
         notify::Event::new(kind).add_path(path.to_path_buf())
+    }
+
+    #[test]
+    fn a_directory_that_went_away_with_the_one_above_it_is_watched_anew() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let root = scratch.path().canonicalize().expect("real path");
+        let conf = root.join("app/conf");
+        std::fs::create_dir_all(&conf).expect("made");
+        std::fs::create_dir_all(root.join("new/conf")).expect("made");
+        let (sink, events) = std::sync::mpsc::channel();
+        let mut watch = Watch::start(move |event| drop(sink.send(event))).expect("a watcher");
+        let mut interest = Interest::default();
+        interest.add_file(&conf.join("shop.yaml"));
+        assert_eq!(watch.follow(&interest), BTreeSet::from([conf.clone()]));
+        assert_eq!(watch.follow(&interest), BTreeSet::new());
+
+        std::fs::rename(root.join("app"), root.join("old")).expect("moved");
+        std::fs::rename(root.join("new"), root.join("app")).expect("moved");
+        assert_eq!(watch.follow(&interest), BTreeSet::from([conf.clone()]));
+        assert_eq!(watch.follow(&interest), BTreeSet::new());
+        std::fs::write(conf.join("shop.yaml"), "").expect("written");
+        let told = events.recv_timeout(std::time::Duration::from_secs(60)).expect("an event in time");
+        assert_eq!(told.paths, [conf.join("shop.yaml")]);
     }
 
     #[test]
