@@ -270,6 +270,8 @@ impl Follower {
     }
 
     fn settle_on(&mut self, change: Change, now: Instant) {
+        // What came back by another name for it, as behind a link, is told of by that.
+        self.settle.find(Path::exists);
         let quiet = if self.beside.concerns(change.path()) { PAIR } else { QUIET };
         self.settle.note(change, quiet, now);
     }

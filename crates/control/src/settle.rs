@@ -22,9 +22,11 @@ pub(crate) const VANISHED: Duration = Duration::from_millis(250);
 /// How long to wait after the last write to a file that its writer does not close: what computes long before it writes has truncated its
 /// file before.
 pub(crate) const STALLED: Duration = Duration::from_secs(10);
-/// The longest that files which are not closed may put off reading, or a steady stream of events while something is missing, and that it is
-/// repeated because of them.
+/// The longest that files which are not closed may put off reading, or a steady stream of events while something is missing of a directory that was
+/// made anew, and that it is repeated because of them.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
+/// The longest that a steady stream of events may put off reading while a single file is missing.
+const MISSING: Duration = Duration::from_secs(2);
 /// The longest that a steady stream of events may put off reading while every file is there and closed; who waits longer is told why.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,8 @@ pub(crate) struct Settle {
     /// Files that are written to, and when each was last.
     writing: BTreeMap<PathBuf, Instant>,
     vanished: BTreeSet<PathBuf>,
+    /// Whether a directory was made anew.
+    anew: bool,
     quiet: Duration,
     first: Option<Instant>,
     /// Since when there has been no moment at which every file was there and closed.
@@ -101,7 +105,10 @@ impl Settle {
                 self.vanished.insert(path);
             }
             // Those that were open in one of the same name before are no longer here.
-            Change::Unseen(path) => self.writing.retain(|file, _| file.parent() != Some(&*path)),
+            Change::Unseen(path) => {
+                self.writing.retain(|file, _| file.parent() != Some(&*path));
+                self.anew = true;
+            }
             // Taken for something else above.
             Change::Touched(_) => {}
         }
@@ -116,7 +123,8 @@ impl Settle {
             (self.busy, self.calm) = (None, Some(now));
             return now + self.quiet.min(PATIENCE.saturating_sub(self.waited));
         }
-        let longest = *self.busy.get_or_insert(now) + LONGEST;
+        let is_one_file = self.writing.is_empty() && !self.anew;
+        let longest = *self.busy.get_or_insert(now) + if is_one_file { MISSING } else { LONGEST };
         let soon = now + if self.vanished.is_empty() { self.quiet } else { VANISHED.max(self.quiet) };
         // A file that rests is not awaited for longer because another one is written to.
         self.writing.values().max().map_or(soon, |latest| (*latest + STALLED).max(soon)).min(longest)
@@ -143,6 +151,11 @@ impl Settle {
     /// A file that somebody has written to and not closed.
     pub(crate) fn open(&self) -> Option<&Path> {
         self.writing.keys().next().map(PathBuf::as_path)
+    }
+
+    /// Forgets those that were missing and are there.
+    pub(crate) fn find(&mut self, is_there: impl Fn(&Path) -> bool) {
+        self.vanished.retain(|path| !is_there(path));
     }
 
     /// Whether it is known that this is missing.
@@ -216,6 +229,7 @@ mod tests {
         let start = Instant::now();
         let file = |number: u64| PathBuf::from(format!("/etc/transept/{number}.yaml"));
         let mut settle = Settle::default();
+        settle.note(Change::Unseen(PathBuf::from("/etc/transept")), QUIET, start);
         (0..=200).for_each(|number| settle.note(Change::Vanished(file(number)), QUIET, start));
         let mut now = start;
         for number in 0..200 {
@@ -226,6 +240,24 @@ mod tests {
         assert_eq!((settle.misses(&file(199)), settle.misses(&file(200))), (false, true));
         assert_eq!(settle.due(), Some(now + VANISHED));
         settle.note(Change::Complete(file(200)), QUIET, now);
+        assert_eq!(settle.due(), Some(now + QUIET));
+    }
+
+    #[test]
+    fn one_file_that_was_removed_holds_nobody_up_for_long() {
+        let start = Instant::now();
+        let (other, removed) = (PathBuf::from("/etc/transept/other.yaml"), path());
+        let mut settle = Settle::default();
+        settle.note(Change::Vanished(removed.clone()), QUIET, start);
+        let mut now = start;
+        while now < start + 2 * MISSING {
+            now += VANISHED / 2;
+            settle.note(Change::Complete(other.clone()), QUIET, now);
+        }
+        assert_eq!(settle.due(), Some(start + MISSING));
+        // Nor one that is back, whatever it was told of by.
+        settle.find(|path| path == removed);
+        settle.note(Change::Complete(other), QUIET, now);
         assert_eq!(settle.due(), Some(now + QUIET));
     }
 

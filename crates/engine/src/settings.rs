@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use transept_wire::h1::Underscore;
-use transept_wire::normalize::{Controls, Form, PathRules, Slashes};
+use transept_wire::normalize::{Controls, PathRules, Slashes};
 
 use crate::policies::IdentityPattern;
 use crate::role::Role;
@@ -155,14 +155,9 @@ impl Default for ListenerTimeouts {
 
 impl Settings {
     /// The settings of a side of a workload in the mesh: limits like a Gateway's, and no time of its own, because programs and
-    /// routes have theirs. What programs say to each other they say as before: paths and names of fields stay as they are.
+    /// routes have theirs. What programs say to each other they say as before: encoded slashes in paths and `_` in names of fields come through.
     pub fn of_member(role: Role) -> Settings {
-        let path = PathRules {
-            form: Form::Raw,
-            encoded_slash: Slashes::Keep,
-            encoded_controls: Controls::Keep,
-            ..PathRules::default()
-        };
+        let path = PathRules { encoded_slash: Slashes::Keep, encoded_controls: Controls::Keep, ..PathRules::default() };
         let limits = Limits { request_line: Limits::default().head_bytes, ..Limits::default() };
         let timeouts =
             ListenerTimeouts { idle: Some(MEMBER_IDLE), stream_idle: None, response: None, ..Default::default() };

@@ -41,7 +41,10 @@ const SCRIPT: &str = "\
 local interval, burst, want, least = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local fills, full, latest = burst * interval, now, now + 315576000000000
+local fills, full, latest, back = burst * interval, now, now + 315576000000000, 0
+local function keep()
+  redis.call('SET', KEYS[1], string.format('%.3f %.3f %.0f', full, fills, now), 'PX', math.ceil((full - now) / 1000) + 1000)
+end
 local kept = redis.pcall('GET', KEYS[1])
 if kept then
   if type(kept) == 'table' then
@@ -50,7 +53,8 @@ if kept then
   end
   local was_full, filled, then_was = string.match(kept, '^(%d+%.?%d*) (%d+%.?%d*) ?(%d*)$')
   if not was_full then return false end
-  full = math.max(tonumber(was_full) - math.max((tonumber(then_was) or 0) - now, 0), now)
+  back = math.max((tonumber(then_was) or 0) - now, 0)
+  full = math.max(tonumber(was_full) - back, now)
   if math.abs(tonumber(filled) - fills) > 1000 then full = now + (full - now) * fills / tonumber(filled) end
   full = math.min(full, latest)
 end
@@ -58,10 +62,11 @@ local room = math.floor((now + fills - full) / interval + 0.000001)
 local granted = want
 if least >= 0 then granted = math.min(want, room) end
 if least >= 0 and granted < least then
+  if back > 0 then keep() end
   return {0, math.ceil(full + (least - burst) * interval - now), room, math.ceil(full - now)}
 end
 full = math.min(full + granted * interval, latest)
-redis.call('SET', KEYS[1], string.format('%.3f %.3f %.0f', full, fills, now), 'PX', math.ceil((full - now) / 1000) + 1000)
+keep()
 return {granted, 0, room - granted, math.ceil(full - now)}
 ";
 

@@ -349,6 +349,38 @@ async fn a_clock_of_the_server_that_is_set_back_holds_nobody_up() {
         assert_eq!(call.answer().await.0, 429);
         let wait = call.field("retry-after").and_then(|text| text.parse::<u64>().ok());
         assert!(wait.is_some_and(|wait| (1_700..=1_800).contains(&wait)), "{wait:?}");
+        // Where it is empty, time goes on for it all the same.
+        let limit = "{name: quick, requests: 1, per: 1s, key: []}";
+        let (gateway, _answering) = with_limit(&store, limit, PASSWORD, None).await;
+        assert_eq!(status(&gateway).await, 200);
+        redis.ask(&format!("EVAL \"{later}\" 0")).await;
+        until(&gateway, 429).await;
+        until(&gateway, 200).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_limit_refuses_is_not_taken_from_another() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let store = format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: Deny", redis.port);
+        let limits = "{name: each, requests: 1, per: 1h, key: [{header: X-Key}], missing: Share}, {name: all, requests: 30, per: 1h, key: []}";
+        let (gateway, _answering) = with_limit(&store, limits, PASSWORD, None).await;
+        let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+        let mut passed = 0;
+        // One goes on and on, and others come between.
+        for round in 0..200 {
+            let key = if round % 10 == 0 { format!("k{round}") } else { "greedy".to_owned() };
+            let status = caller.ask(Ask::get("/").with("x-key", &key)).await.answer().await.0;
+            passed += usize::from(status == 200);
+        }
+        assert_eq!(passed, 21);
+        let mut more = 0;
+        for round in 0..20 {
+            let asked = caller.ask(Ask::get("/").with("x-key", &format!("m{round}"))).await.answer().await.0;
+            more += usize::from(asked == 200);
+        }
+        assert!((6..=9).contains(&more), "{more} of 9 that are left");
     }
 }
 

@@ -5,6 +5,8 @@
 
 use transept_wire::head::{FieldId, FieldName, Fields, Request};
 
+use crate::redact::is_alike;
+
 /// Changes of header fields; applied in the order remove, set, add, so that `add` after `remove` starts afresh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
@@ -32,6 +34,13 @@ pub fn is_reserved(name: &FieldName) -> bool {
     )
 }
 
+/// Removes what a backend that takes `_` for `-` would read as this field, and the field itself.
+pub(crate) fn remove_alike(fields: &mut Fields, name: &FieldName) {
+    if fields.iter().any(|(field, _)| is_alike(name.as_bytes(), field.bytes)) {
+        fields.retain(|field, _| !is_alike(name.as_bytes(), field.bytes));
+    }
+}
+
 impl HeaderChanges {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
@@ -52,8 +61,10 @@ impl HeaderChanges {
         }
     }
 
-    /// Changes the fields of a request. `Host` is not a field but the authority.
+    /// Changes the fields of a request, in all their spellings where that means to take them away. `Host` is not a field but the authority.
     pub fn apply_to_request(&self, request: &mut Request) {
+        let replaced = self.set.iter().map(|(name, _)| name);
+        self.remove.iter().chain(replaced).for_each(|name| remove_alike(&mut request.fields, name));
         self.apply(&mut request.fields);
         for (name, value) in self.set.iter().chain(&self.add) {
             if name.id() == FieldId::HOST {

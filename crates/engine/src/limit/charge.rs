@@ -124,6 +124,8 @@ struct Candidate<'l> {
     name: Option<StoreName>,
     /// Whether it is let pass uncounted, because its store does not answer.
     uncounted: bool,
+    /// Whether nothing was drawn, because another one refuses.
+    spared: bool,
 }
 
 /// Charges a request to all limits that hold for it, or to none. `order` has the positions of `limits` in the order of locking;
@@ -135,6 +137,8 @@ pub(crate) fn admit(
     x: &mut Exchange<'_>,
 ) -> Result<(), Refused> {
     let now = nanoseconds(x.now.monotonic);
+    // What one of them refuses takes nothing from the others: tokens of a store could not be given back to it.
+    let is_refused = limits.len() > 1 && !x.is_told() && limits.iter().any(|limit| limit.is_refused_by_store(now, x));
     let mut all: SmallVec<[Candidate<'_>; 3]> = SmallVec::new();
     for (index, limit) in limits.iter().enumerate() {
         let mut key = KeyBytes::new();
@@ -149,8 +153,14 @@ pub(crate) fn admit(
         let cost = priced.inspect_err(|_| put_back(&all, now))?;
         let partition = limit.partition.as_ref().map(|partition| partition.name(&key));
         let (held, drawn, name) = (None, None, None);
-        let mut one = Candidate { index, limit, hash, partition, cost, held, drawn, name, uncounted: false };
-        if let Some(shared) = &limit.shared {
+        let mut one =
+            Candidate { index, limit, hash, partition, cost, held, drawn, name, uncounted: false, spared: false };
+        if let Some(shared) = &limit.shared
+            && is_refused
+            && !shared.leases.refuses(hash, one.cost, now)
+        {
+            (one.drawn, one.spared) = (Some((shared.leases.standing(hash, now), None)), true);
+        } else if let Some(shared) = &limit.shared {
             let waited = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Waited>().copied());
             match shared.draw(limit, hash, &key, one.cost, now, waited) {
                 Draw::Taken(standing) => {
@@ -240,7 +250,7 @@ fn settle_all(
 /// Gives tokens of shared limits back that are not used after all.
 fn put_back(all: &[Candidate<'_>], now: u64) {
     for one in all {
-        if let (Some(shared), Some((_, None))) = (&one.limit.shared, &one.drawn) {
+        if let (Some(shared), Some((_, None)), false) = (&one.limit.shared, &one.drawn, one.spared) {
             shared.leases.put_back(one.hash, one.cost, now);
         }
     }
@@ -257,6 +267,14 @@ impl Candidate<'_> {
 }
 
 impl Limit {
+    /// Whether its store has said that it has no room for the request. Of one that is without a store, nobody knows before it is charged.
+    fn is_refused_by_store(&self, now: u64, x: &mut Exchange<'_>) -> bool {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.store.is_down()) else { return false };
+        let mut key = KeyBytes::new();
+        let Ok(Some(hash)) = self.find(x, &mut key) else { return false };
+        self.costs.of_request(u64::from(self.most), x).is_ok_and(|cost| shared.leases.refuses(hash, cost, now))
+    }
+
     /// The hash of the request's key. None when the limit does not hold for it.
     fn find(&self, x: &mut Exchange<'_>, key: &mut KeyBytes) -> Result<Option<u64>, String> {
         if !self.plans.include(x) {

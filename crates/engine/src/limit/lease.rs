@@ -47,7 +47,7 @@ struct Lease {
     asked: bool,
     asked_at: u64,
     /// The number of the last order, and how many it was for.
-    order: u32,
+    order: u64,
     expected: u32,
     /// What those need who wait for the next one, and for the last one.
     demand: u32,
@@ -55,7 +55,7 @@ struct Lease {
     /// How many of the tokens are for those who waited for the last one.
     reserved: u32,
     /// The last order that got less than it was for, and what requests cost at least that got nothing of it.
-    ran_out: u32,
+    ran_out: u64,
     ran_out_cost: u32,
     /// When the last request came, and how long after the one before the one that waits did.
     came: u64,
@@ -75,8 +75,8 @@ struct Lease {
 /// What a request waits for: tokens of one key, by the order that counts it in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    hash: u64,
-    order: u32,
+    pub(super) hash: u64,
+    order: u64,
 }
 
 /// What became of a request for tokens.
@@ -84,8 +84,8 @@ pub(crate) struct Ticket {
 pub(crate) enum Drawn {
     /// They were there; so many should be ordered for the next requests, if any.
     Taken(Standing, Option<u32>),
-    /// The store has none for so long.
-    Refused(Standing, Duration),
+    /// The store has none for so long, and for the time of so many tokens more.
+    Refused(Standing, Duration, u32),
     /// There are none here: so many should be ordered, unless they are ordered already. With the ticket it is asked again.
     None(Option<u32>, Ticket),
     /// The store cannot say anything about this key.
@@ -123,7 +123,7 @@ impl Leases {
         if ticket == Some(next) {
             lease.demand = lease.demand.saturating_sub(cost);
         }
-        let answered = lease.order - u32::from(lease.asked);
+        let answered = lease.answered();
         let is_answered = ticket.is_some_and(|order| order <= answered);
         let free = lease.tokens - if is_answered { 0 } else { lease.reserved };
         if free >= cost {
@@ -136,11 +136,12 @@ impl Leases {
             let more = more.map(|size| lease.ask(size, 0, now).min(self.burst));
             return Drawn::Taken(lease.standing(now), more);
         }
-        if lease.refused_until > now && cost >= lease.refused_cost {
-            return Drawn::Refused(lease.standing(now), Duration::from_nanos(lease.refused_until - now));
-        }
-        if ticket.is_some_and(|order| order <= lease.ran_out) && cost >= lease.ran_out_cost {
-            return Drawn::Refused(lease.standing(now), Duration::ZERO);
+        let is_refused = lease.refused_until > now && cost >= lease.refused_cost;
+        if is_refused || (ticket.is_some_and(|order| order <= lease.ran_out) && cost >= lease.ran_out_cost) {
+            // What was ordered for it is there for others.
+            lease.reserved = lease.reserved.saturating_sub(if is_answered { cost } else { 0 });
+            let wait = Duration::from_nanos(lease.refused_until.saturating_sub(now));
+            return Drawn::Refused(lease.standing(now), wait, cost.saturating_sub(lease.refused_cost));
         }
         if lease.asked {
             lease.awaited = Some(lease.gap(now));
@@ -194,26 +195,44 @@ impl Leases {
         }
     }
 
-    /// Notes that an order came to nothing.
+    /// Notes that an order came to nothing. Who waits for the next one comes again by himself.
     pub(crate) fn give_up(&self, hash: u64) {
         if let Some(lease) = self.shard(hash).get_mut(&hash) {
-            lease.asked = false;
+            lease.come_to_nothing();
         }
     }
 
     /// Notes that the store could not say anything about a key: it is not asked again for a moment.
     pub(crate) fn silence(&self, hash: u64, now: u64) {
         if let Some(lease) = self.shard(hash).get_mut(&hash) {
-            lease.asked = false;
+            lease.come_to_nothing();
             lease.silent_until = now.saturating_add(super::nanoseconds(LIFE));
         }
     }
 
-    /// Whether an order for a key is not answered although it is under way for longer than this.
-    pub(crate) fn is_overdue(&self, hash: u64, now: u64, timeout: Duration) -> bool {
+    /// Whether the store has none for requests that cost so much, as far as is known.
+    pub(crate) fn refuses(&self, hash: u64, cost: u32, now: u64) -> bool {
         let shard = self.shard(hash);
-        let lease = shard.get(&hash).filter(|lease| lease.asked);
-        lease.is_some_and(|lease| now.saturating_sub(lease.asked_at) > super::nanoseconds(timeout))
+        shard
+            .get(&hash)
+            .is_some_and(|lease| lease.tokens < cost && lease.refused_until > now && cost >= lease.refused_cost)
+    }
+
+    /// Takes tokens that are there for anybody, for a request that waits no longer.
+    pub(crate) fn draw_at_once(&self, hash: u64, cost: u32, now: u64) -> Option<Standing> {
+        let mut shard = self.shard(hash);
+        let lease = shard.get_mut(&hash)?;
+        lease.expire(now);
+        if lease.tokens - lease.reserved < cost {
+            return None;
+        }
+        lease.tokens -= cost;
+        Some(lease.standing(now))
+    }
+
+    /// Whether the store had not so many, when it said something last, as were ordered.
+    pub(crate) fn has_run_out(&self, hash: u64) -> bool {
+        self.shard(hash).get(&hash).is_some_and(|lease| lease.ran_out > 0 && lease.ran_out == lease.answered())
     }
 
     /// How a key stands, as far as is known.
@@ -221,9 +240,12 @@ impl Leases {
         self.shard(hash).get(&hash).copied().unwrap_or_default().standing(now)
     }
 
-    /// Whether tokens are ordered.
-    pub(crate) fn is_asked(&self, hash: u64) -> bool {
-        self.shard(hash).get(&hash).is_some_and(|lease| lease.asked)
+    /// Whether what was ordered for a ticket is still to come. Not when the key was forgotten meanwhile.
+    pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
+        let shard = self.shard(ticket.hash);
+        shard
+            .get(&ticket.hash)
+            .is_some_and(|lease| lease.asked && lease.answered() < ticket.order && ticket.order <= lease.order + 1)
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, HashMap<u64, Lease>> {
@@ -239,6 +261,18 @@ impl Lease {
         (self.asked, self.asked_at, self.expected) = (true, now, size.max(self.covered));
         self.order = self.order.saturating_add(1);
         self.expected
+    }
+
+    /// The order is not answered. Whoever waits for it, or for the next one, comes anew.
+    fn come_to_nothing(&mut self) {
+        if self.asked {
+            (self.asked, self.demand, self.order) = (false, 0, self.order + 1);
+        }
+    }
+
+    /// The last order that is answered, or given up.
+    fn answered(&self) -> u64 {
+        self.order - u64::from(self.asked)
     }
 
     /// Forgets tokens that nobody has used in time.
@@ -284,6 +318,12 @@ mod tests {
     use crate::exchange::{below, draw};
 
     const MS: u64 = 1_000_000;
+
+    impl Leases {
+        fn is_asked(&self, hash: u64) -> bool {
+            self.shard(hash).get(&hash).is_some_and(|lease| lease.asked)
+        }
+    }
 
     fn grant(tokens: u32, left: i64) -> Grant {
         Grant { tokens, wait: Duration::ZERO, left, full_in: Duration::from_secs(1) }
@@ -399,7 +439,7 @@ mod tests {
         assert_eq!(ordered(leases.draw(7, 1, 1, None)), None);
         assert!(leases.is_asked(7));
         leases.give_up(7);
-        assert_eq!(ordered(leases.draw(7, 1, 1, None)), Some(2), "with what the other one waits for");
+        assert_eq!(ordered(leases.draw(7, 1, 1, None)), Some(1), "the other one comes anew");
     }
 
     #[test]
@@ -409,7 +449,7 @@ mod tests {
         let none = Grant { tokens: 0, wait: Duration::from_millis(30), left: 0, full_in: Duration::from_secs(1) };
         leases.deliver(7, Some(1), none, MS);
         assert!(
-            matches!(leases.draw(7, 1, 11 * MS, None), Drawn::Refused(_, wait) if wait == Duration::from_millis(20))
+            matches!(leases.draw(7, 1, 11 * MS, None), Drawn::Refused(_, wait, _) if wait == Duration::from_millis(20))
         );
         assert_eq!(ordered(leases.draw(7, 1, 31 * MS, None)), Some(1));
     }
@@ -500,7 +540,8 @@ mod tests {
                 proxies[proxy].deliver(7, Some(1), grant, now);
             }
             let woken = std::mem::take(&mut waiters);
-            let (woken, asleep): (Vec<_>, Vec<_>) = woken.into_iter().partition(|one| !proxies[one.proxy].is_asked(7));
+            let (woken, asleep): (Vec<_>, Vec<_>) =
+                woken.into_iter().partition(|one| !proxies[one.proxy].awaits(one.ticket));
             waiters = asleep;
             let come = |proxy| Waiter { proxy, ticket: Ticket { hash: 0, order: 0 }, since: now };
             let mut ready: Vec<Waiter> = Vec::new();

@@ -206,7 +206,8 @@ impl Shared {
         let ticket = match waited {
             Some(Waited::Explained) => return Draw::Local,
             Some(Waited::For(ticket)) => Some(ticket),
-            Some(Waited::InVain) | None => None,
+            Some(Waited::InVain) => return self.draw_at_last(hash, cost, now),
+            None => None,
         };
         match self.leases.draw(hash, cost, now, ticket) {
             Drawn::Taken(standing, more) => {
@@ -215,28 +216,28 @@ impl Shared {
                 }
                 Draw::Taken(standing)
             }
-            Drawn::Refused(standing, wait) if wait.is_zero() => Draw::Refused(standing, self.time_of(cost)),
-            Drawn::Refused(standing, wait) => Draw::Refused(standing, wait),
+            Drawn::Refused(standing, wait, more) => {
+                let wait = wait + self.time_of(more);
+                Draw::Refused(standing, if wait.is_zero() { self.time_of(cost) } else { wait })
+            }
             Drawn::Silent => self.without_store(),
             Drawn::None(want, ticket) => {
-                if waited == Some(Waited::InVain) {
-                    if want.is_some() {
-                        self.leases.give_up(hash);
-                        self.store.wake(hash);
-                    }
-                    let timeout = self.store.address.timeout;
-                    if self.store.answers() != Some(true) || self.leases.is_overdue(hash, now, timeout) {
-                        return self.without_store();
-                    }
-                    return Draw::Refused(self.leases.standing(hash, now), self.time_of(cost));
-                }
                 if let Some(want) = want {
                     self.order(limit, hash, StoreName::of(key), want, Some(cost));
                 }
                 let timeout = self.store.address.timeout * 2;
-                let until = self.store.answered(&self.leases, hash);
+                let until = self.store.answered(&self.leases, ticket);
                 Draw::Wait(Wait { what: "tokens of a shared limit", until, timeout }, ticket)
             }
+        }
+    }
+
+    /// What becomes of a request that has waited for as long as it may.
+    fn draw_at_last(&self, hash: u64, cost: u32, now: u64) -> Draw {
+        match self.leases.draw_at_once(hash, cost, now) {
+            Some(standing) => Draw::Taken(standing),
+            None if self.leases.has_run_out(hash) => Draw::Refused(self.leases.standing(hash, now), self.time_of(cost)),
+            None => self.without_store(),
         }
     }
 

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::lease::Leases;
+use super::lease::{Leases, Ticket};
 use crate::snapshot::UpstreamTls;
 
 /// The name of the list of stores in the memory of policies.
@@ -64,7 +64,9 @@ pub struct Store {
     state: AtomicU8,
     orders: Mutex<Vec<Order>>,
     /// Who waits, by the key that he waits for. Two keys of one hash are woken together, and look for themselves.
-    waiting: Mutex<HashMap<u64, Vec<Waker>>>,
+    waiting: Mutex<HashMap<u64, HashMap<u64, Waker>>>,
+    /// How many have begun to wait: each has a number of his own.
+    begun: AtomicU64,
     bell: Mutex<Option<Bell>>,
 }
 
@@ -120,6 +122,7 @@ impl Stores {
             state: AtomicU8::new(CONNECTING),
             orders: Mutex::default(),
             waiting: Mutex::default(),
+            begun: AtomicU64::new(0),
             bell: Mutex::default(),
         });
         list.push(Arc::downgrade(&store));
@@ -155,7 +158,7 @@ impl Store {
         if !is_up {
             drop(self.take_orders());
             let all = std::mem::take(&mut *lock(&self.waiting));
-            all.into_values().flatten().for_each(Waker::wake);
+            all.into_values().flat_map(HashMap::into_values).for_each(Waker::wake);
         }
     }
 
@@ -175,7 +178,7 @@ impl Store {
     /// Lets those go on who wait for this key.
     pub(crate) fn wake(&self, hash: u64) {
         let woken = lock(&self.waiting).remove(&hash);
-        woken.into_iter().flatten().for_each(Waker::wake);
+        woken.into_iter().flat_map(HashMap::into_values).for_each(Waker::wake);
     }
 
     /// Whether the store has answered last.
@@ -192,13 +195,14 @@ impl Store {
         }
     }
 
-    /// Waits until what was ordered for a key is answered, or will not be.
+    /// Waits until the order that a ticket is for is answered, or will not be, or is to be made.
     pub(crate) fn answered(
         self: &Arc<Self>,
         leases: &Arc<Leases>,
-        hash: u64,
+        ticket: Ticket,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(Answered { store: Arc::clone(self), leases: Arc::clone(leases), hash })
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        Box::pin(Answered { store: Arc::clone(self), leases: Arc::clone(leases), ticket, number })
     }
 }
 
@@ -236,17 +240,41 @@ impl Drop for Order {
 struct Answered {
     store: Arc<Store>,
     leases: Arc<Leases>,
-    hash: u64,
+    ticket: Ticket,
+    number: u64,
 }
 
 impl Future for Answered {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        lock(&self.store.waiting).entry(self.hash).or_default().push(cx.waker().clone());
+        lock(&self.store.waiting).entry(self.ticket.hash).or_default().insert(self.number, cx.waker().clone());
         // Only now is it sure that an answer wakes us.
-        let done = !self.leases.is_asked(self.hash);
-        if done || self.store.is_down() { Poll::Ready(()) } else { Poll::Pending }
+        let is_over = !self.leases.awaits(self.ticket) || self.store.is_down();
+        if is_over {
+            self.leave();
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl Answered {
+    /// Has nobody wake it any more.
+    fn leave(&self) {
+        let mut waiting = lock(&self.store.waiting);
+        if let Some(here) = waiting.get_mut(&self.ticket.hash) {
+            here.remove(&self.number);
+            if here.is_empty() {
+                waiting.remove(&self.ticket.hash);
+            }
+        }
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -276,17 +304,52 @@ mod tests {
     #[test]
     fn an_order_that_is_lost_on_its_way_keeps_nobody_waiting() {
         let leases = Arc::new(Leases::new(9));
-        assert!(matches!(leases.draw(7, 1, 1, None), Drawn::None(Some(_), _)));
+        let Drawn::None(Some(_), ticket) = leases.draw(7, 1, 1, None) else { panic!("there is none") };
         let (lost, debit) = (order(&leases, Some(1)), order(&leases, None));
         drop(debit);
-        assert!(leases.is_asked(7), "what a response has cost is no order for requests");
+        assert!(leases.awaits(ticket), "what a response has cost is no order for requests");
         drop(lost);
-        assert!(!leases.is_asked(7));
+        assert!(!leases.awaits(ticket));
         // One that was answered says nothing of the next.
         let first = order(&leases, Some(1));
         first.give_up();
-        assert!(matches!(leases.draw(7, 1, 2, None), Drawn::None(Some(_), _)));
+        let Drawn::None(Some(_), ticket) = leases.draw(7, 1, 2, None) else { panic!("there is none") };
         drop(first);
-        assert!(leases.is_asked(7));
+        assert!(leases.awaits(ticket));
+    }
+
+    #[test]
+    fn who_waits_for_no_more_than_his_own_order_leaves_nothing_behind() {
+        let leases = Arc::new(Leases::new(9));
+        let address = StoreAddress {
+            host: "store.test".into(),
+            port: 1,
+            database: 0,
+            tls: None,
+            username: None,
+            password: None,
+            timeout: Duration::from_secs(1),
+        };
+        let store = Arc::new(Stores::default()).open(&address);
+        store.note_health(true);
+        let mut cx = Context::from_waker(Waker::noop());
+        let grant = Grant { tokens: 1, wait: Duration::ZERO, left: 5, full_in: Duration::from_secs(1) };
+        let Drawn::None(Some(1), first) = leases.draw(7, 1, 1, None) else { panic!("there is none") };
+        let Drawn::None(None, second) = leases.draw(7, 1, 1, None) else { panic!("it is ordered") };
+        let mut waits = [first, second, second].map(|ticket| store.answered(&leases, ticket));
+        assert!(waits.iter_mut().all(|wait| wait.as_mut().poll(&mut cx).is_pending()));
+        leases.deliver(7, Some(1), grant, 2);
+        store.wake(7);
+        // Before the first comes to its token somebody else has made the next order.
+        assert!(matches!(leases.draw(7, 1, 2, Some(second)), Drawn::None(Some(_), _)));
+        let [own, next, gone] = &mut waits;
+        assert!(own.as_mut().poll(&mut cx).is_ready());
+        assert!(matches!(leases.draw(7, 1, 2, Some(first)), Drawn::Taken(..)));
+        assert!(next.as_mut().poll(&mut cx).is_pending() && gone.as_mut().poll(&mut cx).is_pending());
+        *gone = Box::pin(std::future::ready(()));
+        leases.deliver(7, Some(1), grant, 3);
+        store.wake(7);
+        assert!(next.as_mut().poll(&mut cx).is_ready());
+        assert!(lock(&store.waiting).is_empty());
     }
 }

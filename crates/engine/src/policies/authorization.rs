@@ -19,7 +19,7 @@ use transept_model::value::{Value, quote};
 use transept_model::world::World;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Request};
-use transept_wire::normalize::{self, Form, Normal, PathRules, Slashes};
+use transept_wire::normalize::{self, Form, MergeSlashes, Normal, PathRules, Slashes};
 
 use super::authentication::AuthenticationPolicy;
 use super::patterns::{HostPattern, IdentityPattern, NamePattern, PathPattern};
@@ -521,24 +521,27 @@ fn other_forms(x: &Exchange<'_>) -> SmallVec<[Request; 2]> {
     let came = x.request.path();
     let mut forms = SmallVec::new();
     let (is_raw, has_slashes) = (x.notes.paths.form == Form::Raw, x.notes.paths.encoded_slash == Slashes::Keep);
-    let rules = PathRules { form: Form::Normalize, ..x.notes.paths };
     let mut normal = Vec::new();
     let mut add = |path: &[u8]| {
+        let is_known = path == came || forms.iter().any(|form: &Request| form.path() == path);
         let mut request = x.request.clone();
-        if request.set_path(path).is_ok() {
+        if !is_known && request.set_path(path).is_ok() {
             forms.push(request);
         }
     };
-    // What has no normal form was refused when it came.
-    if is_raw && normalize::path(came, &rules, &mut normal) == Ok(Normal::Rewritten) {
-        add(&normal);
-    }
-    if has_slashes && came.contains(&b'%') {
-        let decoded = with_slashes(came);
-        match normalize::path(&decoded, &rules, &mut normal) {
-            _ if decoded == came => {}
-            Ok(Normal::Rewritten) => add(&normal),
-            Ok(Normal::Unchanged) | Err(_) => add(&decoded),
+    // Some resolve dot segments before they see to repeated slashes, and some never see to these.
+    for merge_slashes in [MergeSlashes::Merge, MergeSlashes::Keep] {
+        let rules = PathRules { form: Form::Normalize, merge_slashes, ..x.notes.paths };
+        // What has no normal form was refused when it came.
+        if is_raw && normalize::path(came, &rules, &mut normal) == Ok(Normal::Rewritten) {
+            add(&normal);
+        }
+        if has_slashes && came.contains(&b'%') {
+            let decoded = with_slashes(came);
+            match normalize::path(&decoded, &rules, &mut normal) {
+                Ok(Normal::Rewritten) => add(&normal),
+                Ok(Normal::Unchanged) | Err(_) => add(&decoded),
+            }
         }
     }
     forms

@@ -23,6 +23,7 @@ use super::{Caution, CompileCx, Known, Phase, Policy};
 use crate::callout::{Answer, Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
 use crate::ext_authz::{self, Begin, Decision, How, Told, may_change};
+use crate::filters::headers::remove_alike;
 use crate::judge::Repeat;
 use crate::reason::Reason;
 use crate::reply::Audience;
@@ -311,10 +312,10 @@ impl ExternalAuthPolicy {
             settings.clear(x.request);
         }
         for name in decision.remove.iter().filter(|name| may_change(name)) {
-            x.request.fields.remove(name);
+            remove_alike(&mut x.request.fields, name);
         }
         for change in &decision.fields {
-            if change.how == How::Set {
+            if change.how == How::Set && may_change(&change.name) {
                 remove_alike(&mut x.request.fields, &change.name);
             }
         }
@@ -323,13 +324,6 @@ impl ExternalAuthPolicy {
         }
         x.notes.response_changes.extend(decision.response);
         Verdict::Continue
-    }
-}
-
-/// Removes what a backend that takes `_` for `-` would read as this field, and the field itself.
-pub(super) fn remove_alike(fields: &mut transept_wire::head::Fields, name: &FieldName) {
-    if may_change(name) && fields.iter().any(|(field, _)| is_alike(name, field.bytes)) {
-        fields.retain(|field, _| !is_alike(name, field.bytes));
     }
 }
 

@@ -15,10 +15,11 @@ use transept_model::value::Value;
 use transept_model::{choice, object};
 use transept_wire::head::{FieldId, FieldName, Method, Request, Response};
 
-use super::external_auth::remove_alike;
 use super::{CompileCx, Phase, Policy, PolicyName};
 use crate::callout::{Callee, Callout, CalloutResult, HttpCall};
 use crate::exchange::Exchange;
+use crate::ext_authz::may_change;
+use crate::filters::headers::remove_alike;
 use crate::judge::Repeat;
 use crate::limit::Standing;
 use crate::limit::fields::{Label, LimitHeaders, refusal};
@@ -297,7 +298,9 @@ impl RateLimitServicePolicy {
         }
         // What a client has sent under the same name is not the service's word.
         for (name, _) in &said.request {
-            remove_alike(&mut x.request.fields, name);
+            if may_change(name) {
+                remove_alike(&mut x.request.fields, name);
+            }
         }
         for (name, value) in &said.request {
             // A value that no field can have is left out.

@@ -12,7 +12,7 @@ use transept_model::kinds::{Object, WorkloadSpec};
 use transept_model::place::{Note, ObjectName, Place, Spot};
 use transept_model::status::{Condition, Truth};
 use transept_model::world::World;
-use transept_wire::normalize::Form;
+use transept_wire::normalize::{Form, Slashes};
 
 use super::{Clients, Effective, Policies};
 use crate::policies::{Age, AnyPolicy, Caution, Identified, KINDS, Known, Phase, Step, kind};
@@ -128,8 +128,8 @@ impl Policies<'_> {
             verdicts.named.note(is_identified || effective.clients == Clients::Proven);
             verdicts.forwarded.note(is_forwarded);
         }
-        // Paths stay as they come.
-        if settings.path.form == Form::Raw {
+        // Paths stay as they come, or a part of them does.
+        if settings.path.form == Form::Raw || settings.path.encoded_slash == Slashes::Keep {
             let decides = |step: &Step| matches!(step.phase, Phase::Authenticate | Phase::Authorize);
             for (_, policy) in effective.all().filter(|(step, _)| decides(step)) {
                 if let Some(verdicts) = self.verdicts.get(*policy) {
@@ -172,9 +172,9 @@ impl Policies<'_> {
         });
         let raw = self.verdicts.iter().filter(|one| one.meets_raw_paths.get() && !one.is_above_routes.get());
         let raw = raw.map(|verdicts| {
-            let what = "it is on a route, and a ListenerPolicy above leaves paths as they are (`form: Raw`): a request for `/x/../admin` or `/%61dmin` \
-                        takes another route than one for `/admin`, where nobody asks this policy; attach it to the Gateway or the listener, or \
-                        write `form: Refuse`";
+            let what = "it is on a route, and a ListenerPolicy above leaves paths as they are (`form: Raw`), or encoded slashes in them \
+                        (`encodedSlashes: Keep`): a request for `/x/../admin`, `/%61dmin` or `/admin%2Fx` takes another route than one for `/admin`, where \
+                        nobody asks this policy; attach it to the Gateway or the listener, or write `form: Refuse` and `encodedSlashes: Refuse`";
             note(verdicts, verdicts.target, what.to_owned())
         });
         let beside = self.beside().into_iter().map(|(verdicts, caution)| note(verdicts, caution.at, caution.what));
