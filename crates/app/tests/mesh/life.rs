@@ -106,6 +106,9 @@ while :; do sleep 0.05; done";
     };
     let mut first = start("first");
     assert_eq!(soon(said.next_line()).await.expect("text").as_deref(), Some("first starts"));
+    // Who is killed before it has noted which program it has started leaves one that nobody knows.
+    let note = mesh.path("web.state").join("program");
+    until(|| tokio::fs::try_exists(note.clone()), |found| matches!(found, Ok(true))).await.expect("found");
     first.kill().await.expect("killed");
     let mut second = start("second");
     for line in ["first ends", "second starts"] {
