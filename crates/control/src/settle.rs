@@ -25,8 +25,10 @@ pub(crate) const STALLED: Duration = Duration::from_secs(10);
 /// The longest that files which are not closed may put off reading, or a steady stream of events while something is missing of a directory that was
 /// made anew, and that it is repeated because of them.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
-/// The longest that a steady stream of events may put off reading while a single file is missing.
+/// The longest that a steady stream of events may put off reading while files are missing of a directory that is the same.
 const MISSING: Duration = Duration::from_secs(2);
+/// So many missing files are looked for at each event.
+const FEW: usize = 16;
 /// The longest that a steady stream of events may put off reading while every file is there and closed; who waits longer is told why.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -51,7 +53,8 @@ pub(crate) struct Settle {
     /// Files that are written to, and when each was last.
     writing: BTreeMap<PathBuf, Instant>,
     vanished: BTreeSet<PathBuf>,
-    /// Whether a directory was made anew.
+    /// Since when something has been missing, and whether a directory was made anew.
+    missing: Option<Instant>,
     anew: bool,
     quiet: Duration,
     first: Option<Instant>,
@@ -118,13 +121,22 @@ impl Settle {
 
     /// When the sources should be read, by what is known at this moment. Only time in which every file is there and closed counts as waiting for them.
     fn count(&mut self, now: Instant) -> Instant {
+        if self.vanished.is_empty() {
+            self.missing = None;
+        }
         self.waited += self.calm.take().map_or(Duration::ZERO, |calm| now - calm);
         if self.writing.is_empty() && self.vanished.is_empty() {
             (self.busy, self.calm) = (None, Some(now));
             return now + self.quiet.min(PATIENCE.saturating_sub(self.waited));
         }
-        let is_one_file = self.writing.is_empty() && !self.anew;
-        let longest = *self.busy.get_or_insert(now) + if is_one_file { MISSING } else { LONGEST };
+        let busy = *self.busy.get_or_insert(now);
+        if !self.vanished.is_empty() {
+            self.missing.get_or_insert(now);
+        }
+        let longest = match self.missing {
+            Some(since) if self.writing.is_empty() && !self.anew => since + MISSING,
+            _ => busy + LONGEST,
+        };
         let soon = now + if self.vanished.is_empty() { self.quiet } else { VANISHED.max(self.quiet) };
         // A file that rests is not awaited for longer because another one is written to.
         self.writing.values().max().map_or(soon, |latest| (*latest + STALLED).max(soon)).min(longest)
@@ -155,7 +167,10 @@ impl Settle {
 
     /// Forgets those that were missing and are there.
     pub(crate) fn find(&mut self, is_there: impl Fn(&Path) -> bool) {
-        self.vanished.retain(|path| !is_there(path));
+        // Of many that come back one after the other each is told of.
+        if self.vanished.len() <= FEW {
+            self.vanished.retain(|path| !is_there(path));
+        }
     }
 
     /// Whether it is known that this is missing.

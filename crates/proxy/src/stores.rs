@@ -41,7 +41,7 @@ const SCRIPT: &str = "\
 local interval, burst, want, least = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local fills, full, latest, back = burst * interval, now, now + 315576000000000, 0
+local fills, full, latest, moved = burst * interval, now, now + 315576000000000, false
 local function keep()
   redis.call('SET', KEYS[1], string.format('%.3f %.3f %.0f', full, fills, now), 'PX', math.ceil((full - now) / 1000) + 1000)
 end
@@ -53,16 +53,18 @@ if kept then
   end
   local was_full, filled, then_was = string.match(kept, '^(%d+%.?%d*) (%d+%.?%d*) ?(%d*)$')
   if not was_full then return false end
-  back = math.max((tonumber(then_was) or 0) - now, 0)
+  local back = math.max((tonumber(then_was) or 0) - now, 0)
   full = math.max(tonumber(was_full) - back, now)
-  if math.abs(tonumber(filled) - fills) > 1000 then full = now + (full - now) * fills / tonumber(filled) end
+  local is_another = math.abs(tonumber(filled) - fills) > 1000
+  if is_another then full = now + (full - now) * fills / tonumber(filled) end
+  moved = is_another or back > 0
   full = math.min(full, latest)
 end
 local room = math.floor((now + fills - full) / interval + 0.000001)
 local granted = want
 if least >= 0 then granted = math.min(want, room) end
 if least >= 0 and granted < least then
-  if back > 0 then keep() end
+  if moved then keep() end
   return {0, math.ceil(full + (least - burst) * interval - now), room, math.ceil(full - now)}
 end
 full = math.min(full + granted * interval, latest)

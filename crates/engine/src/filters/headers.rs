@@ -34,9 +34,11 @@ pub fn is_reserved(name: &FieldName) -> bool {
     )
 }
 
-/// Removes what a backend that takes `_` for `-` would read as this field, and the field itself.
+/// Removes what a backend that takes `_` for `-` would read as this field, and the field itself; of a name with `_` this one alone.
 pub(crate) fn remove_alike(fields: &mut Fields, name: &FieldName) {
-    if fields.iter().any(|(field, _)| is_alike(name.as_bytes(), field.bytes)) {
+    if name.as_bytes().contains(&b'_') {
+        fields.remove(name);
+    } else if fields.iter().any(|(field, _)| is_alike(name.as_bytes(), field.bytes)) {
         fields.retain(|field, _| !is_alike(name.as_bytes(), field.bytes));
     }
 }

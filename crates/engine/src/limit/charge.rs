@@ -139,7 +139,28 @@ pub(crate) fn admit(
     let now = nanoseconds(x.now.monotonic);
     // What one of them refuses takes nothing from the others: tokens of a store could not be given back to it.
     let is_refused = limits.len() > 1 && !x.is_told() && limits.iter().any(|limit| limit.is_refused_by_store(now, x));
-    let mut all: SmallVec<[Candidate<'_>; 3]> = SmallVec::new();
+    let mut all = draw_all(limits, is_refused, now, x)?;
+    if is_refused && !all.iter().any(|one| matches!(one.drawn, Some((_, Some(_))))) {
+        // Tokens have come meanwhile.
+        put_back(&all, now);
+        all = draw_all(limits, false, now, x)?;
+    }
+    for position in order {
+        if let Some(one) = all.iter_mut().find(|one| one.index == *position && one.is_local()) {
+            one.held = Some(one.limit.table.hold(one.hash, &one.limit.terms, now));
+        }
+    }
+    settle_all(all, policy, now, x)
+}
+
+/// Finds the limits that hold for a request, and draws its tokens at those that have a store; where one of them refuses, at none of the others.
+fn draw_all<'l>(
+    limits: &'l [Arc<Limit>],
+    is_refused: bool,
+    now: u64,
+    x: &mut Exchange<'_>,
+) -> Result<SmallVec<[Candidate<'l>; 3]>, Refused> {
+    let mut all: SmallVec<[Candidate<'l>; 3]> = SmallVec::new();
     for (index, limit) in limits.iter().enumerate() {
         let mut key = KeyBytes::new();
         let Some(hash) = limit.find(x, &mut key).map_err(|lacks| Refused::Lacks(index, lacks)).inspect_err(|_| {
@@ -183,12 +204,7 @@ pub(crate) fn admit(
         }
         all.push(one);
     }
-    for position in order {
-        if let Some(one) = all.iter_mut().find(|one| one.index == *position && one.is_local()) {
-            one.held = Some(one.limit.table.hold(one.hash, &one.limit.terms, now));
-        }
-    }
-    settle_all(all, policy, now, x)
+    Ok(all)
 }
 
 /// Looks at all limits, and charges those that are counted here if all of them have room.

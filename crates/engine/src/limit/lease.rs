@@ -5,10 +5,9 @@
 //! are used the next are ordered, and a key that is seen again within that moment has its next token ordered with the last one, so that only who
 //! finds none has to wait. Nothing is ordered ahead where a request costs more than a tenth of the bucket: too much of a small limit would be
 //! lost whenever the next request does not come. Who finds none waits: for the order that is under way, or for the next one, which is for as
-//! many as all those need that came meanwhile, and kept for them. Where the store has not so many, it says with that that the limit is reached, and those that nothing
-//! is left for are refused; nobody waits for a third time. **The bound:** within any time the proxies together let through at
-//! most what the limit says and the tokens that were out at its beginning, which is at most a tenth of the burst, and at least one, for each
-//! proxy, and what requests have waited for.
+//! many as all those need that came meanwhile, and kept for them. A store that has not so many has said that the limit is reached: those that
+//! nothing is left for are refused. **The bound:** within any time the proxies together let through at most what the limit says and the tokens
+//! that were out at its beginning, which is at most a tenth of the burst, and at least one, for each proxy, and what requests have waited for.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,9 +42,8 @@ struct Lease {
     until: u64,
     /// How many were granted last.
     size: u32,
-    /// Whether more are ordered, and since when.
+    /// Whether more are ordered.
     asked: bool,
-    asked_at: u64,
     /// The number of the last order, and how many it was for.
     order: u64,
     expected: u32,
@@ -72,9 +70,11 @@ struct Lease {
     full_at: u64,
 }
 
-/// What a request waits for: tokens of one key, by the order that counts it in.
+/// What a request waits for: tokens of one key of one limit, by the order that counts it in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
+    /// The address of the leases: limits may count by the same key.
+    leases: usize,
     pub(super) hash: u64,
     order: u64,
 }
@@ -117,7 +117,8 @@ impl Leases {
         }
         let lease = shard.entry(hash).or_default();
         lease.expire(now);
-        let ticket = ticket.filter(|ticket| ticket.hash == hash).map(|ticket| ticket.order);
+        let leases = self.address();
+        let ticket = ticket.filter(|ticket| (ticket.leases, ticket.hash) == (leases, hash)).map(|ticket| ticket.order);
         let next = lease.order.saturating_add(1);
         // Whoever waits for the next order is counted; until that is made he may be served or refused.
         if ticket == Some(next) {
@@ -133,7 +134,7 @@ impl Leases {
             let is_busy = gap < super::nanoseconds(LIFE);
             let more = (!lease.asked && is_busy && cost <= self.ahead && lease.tokens * 2 <= lease.size)
                 .then(|| lease.next_size(self.ahead, gap, now).max(cost));
-            let more = more.map(|size| lease.ask(size, 0, now).min(self.burst));
+            let more = more.map(|size| lease.ask(size, 0).min(self.burst));
             return Drawn::Taken(lease.standing(now), more);
         }
         let is_refused = lease.refused_until > now && cost >= lease.refused_cost;
@@ -147,10 +148,10 @@ impl Leases {
             lease.awaited = Some(lease.gap(now));
             lease.short = true;
             if ticket == Some(lease.order) {
-                return Drawn::None(None, Ticket { hash, order: lease.order });
+                return Drawn::None(None, Ticket { leases, hash, order: lease.order });
             }
             lease.demand = lease.demand.saturating_add(cost);
-            return Drawn::None(None, Ticket { hash, order: next });
+            return Drawn::None(None, Ticket { leases, hash, order: next });
         }
         if lease.silent_until > now {
             return Drawn::Silent;
@@ -158,8 +159,20 @@ impl Leases {
         let gap = lease.gap(now);
         lease.awaited = Some(gap);
         let size = lease.next_size(self.ahead.max(1), gap, now).max(cost);
-        let size = lease.ask(size, cost, now).min(self.burst);
-        Drawn::None(Some(size), Ticket { hash, order: lease.order })
+        let size = lease.ask(size, cost).min(self.burst);
+        Drawn::None(Some(size), Ticket { leases, hash, order: lease.order })
+    }
+
+    /// Who waited with this ticket waits no more, and does not come again.
+    pub(crate) fn leave(&self, ticket: Ticket, cost: u32) {
+        let mut shard = self.shard(ticket.hash);
+        let Some(lease) = shard.get_mut(&ticket.hash) else { return };
+        let part = match ticket.order {
+            order if order <= lease.answered() => &mut lease.reserved,
+            order if order == lease.order => &mut lease.covered,
+            _ => &mut lease.demand,
+        };
+        *part = part.saturating_sub(cost);
     }
 
     /// Puts tokens back that were not used after all.
@@ -248,6 +261,10 @@ impl Leases {
             .is_some_and(|lease| lease.asked && lease.answered() < ticket.order && ticket.order <= lease.order + 1)
     }
 
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     fn shard(&self, hash: u64) -> MutexGuard<'_, HashMap<u64, Lease>> {
         self.shards[(hash >> 58) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,9 +273,9 @@ impl Leases {
 impl Lease {
     /// Notes an order for so many at least, which is for those, too, who wait for it, and for one that costs so much. The first has the number 1. Gives
     /// for how many it is.
-    fn ask(&mut self, size: u32, cost: u32, now: u64) -> u32 {
+    fn ask(&mut self, size: u32, cost: u32) -> u32 {
         self.covered = std::mem::take(&mut self.demand).saturating_add(cost);
-        (self.asked, self.asked_at, self.expected) = (true, now, size.max(self.covered));
+        (self.asked, self.expected) = (true, size.max(self.covered));
         self.order = self.order.saturating_add(1);
         self.expected
     }
@@ -443,6 +460,29 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_is_for_one_limit_and_who_goes_takes_his_tokens_out() {
+        let (hour, second) = (Leases::new(1000), Leases::new(10));
+        let none = Grant { tokens: 0, wait: Duration::ZERO, left: 0, full_in: Duration::ZERO };
+        for _ in 0..5 {
+            second.draw(7, 1, MS, None);
+            second.deliver(7, Some(1), none, MS);
+        }
+        let Drawn::None(Some(1), ticket) = hour.draw(7, 1, 2 * MS, None) else { panic!("there is none") };
+        assert_eq!(ordered(second.draw(7, 1, 2 * MS, Some(ticket))), Some(1), "the other one says nothing of it");
+        // Three more come, and two of them go.
+        let others: Vec<Ticket> = (0..3)
+            .map(|_| match hour.draw(7, 1, 2 * MS, None) {
+                Drawn::None(None, ticket) => ticket,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        others.iter().take(2).for_each(|gone| hour.leave(*gone, 1));
+        hour.deliver(7, Some(1), grant(1, 9), 2 * MS);
+        hour.leave(ticket, 1);
+        assert!(matches!(hour.draw(7, 1, 2 * MS, Some(others[2])), Drawn::Taken(..)), "nobody else waits for it");
+    }
+
+    #[test]
     fn a_refusal_is_remembered_until_there_is_room_again() {
         let leases = Leases::new(10);
         leases.draw(7, 1, MS, None);
@@ -466,7 +506,7 @@ mod tests {
         leases.deliver(7, Some(1), grant(1, 2), 3 * MS);
         assert_eq!(ordered(leases.draw(7, 1, 3 * MS, None)), Some(1), "the other one is for whom it was ordered");
         leases.give_up(7);
-        let second = Some(Ticket { hash: 7, order: 2 });
+        let second = Some(Ticket { leases: leases.address(), hash: 7, order: 2 });
         assert!(matches!(leases.draw(7, 1, 3 * MS, second), Drawn::Taken(_, Some(1))), "it is busy");
         leases.give_up(7);
         // What the store has said of the dear one is not forgotten over that.
@@ -543,7 +583,7 @@ mod tests {
             let (woken, asleep): (Vec<_>, Vec<_>) =
                 woken.into_iter().partition(|one| !proxies[one.proxy].awaits(one.ticket));
             waiters = asleep;
-            let come = |proxy| Waiter { proxy, ticket: Ticket { hash: 0, order: 0 }, since: now };
+            let come = |proxy| Waiter { proxy, ticket: Ticket { leases: 0, hash: 0, order: 0 }, since: now };
             let mut ready: Vec<Waiter> = Vec::new();
             for proxy in 0..proxies.len() {
                 ready.extend((0..number(crowd + 1) * number(2)).map(|_| come(proxy)));

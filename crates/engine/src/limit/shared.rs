@@ -226,7 +226,7 @@ impl Shared {
                     self.order(limit, hash, StoreName::of(key), want, Some(cost));
                 }
                 let timeout = self.store.address.timeout * 2;
-                let until = self.store.answered(&self.leases, ticket);
+                let until = self.store.answered(&self.leases, (ticket, cost));
                 Draw::Wait(Wait { what: "tokens of a shared limit", until, timeout }, ticket)
             }
         }
@@ -291,7 +291,10 @@ pub(crate) fn share(
         return None;
     };
     let burst = bucket.burst;
-    let leases = cx.keep(&format!("leases of {part} {burst}"), || Leases::new(burst));
+    // What another store has said, or the same about a bucket that fills in another time, is of no use.
+    let interval = bucket.interval().as_nanos();
+    let leases =
+        cx.keep(&format!("leases of {part} {burst} {interval} {:p}", Arc::as_ptr(store)), || Leases::new(burst));
     Some(Shared { store: Arc::clone(store), leases, unavailable: spec.on_unavailable, bucket: *bucket })
 }
 

@@ -199,10 +199,10 @@ impl Store {
     pub(crate) fn answered(
         self: &Arc<Self>,
         leases: &Arc<Leases>,
-        ticket: Ticket,
+        (ticket, cost): (Ticket, u32),
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        Box::pin(Answered { store: Arc::clone(self), leases: Arc::clone(leases), ticket, number })
+        Box::pin(Answered { store: Arc::clone(self), leases: Arc::clone(leases), ticket, cost, number, is_over: false })
     }
 }
 
@@ -241,17 +241,20 @@ struct Answered {
     store: Arc<Store>,
     leases: Arc<Leases>,
     ticket: Ticket,
+    cost: u32,
     number: u64,
+    is_over: bool,
 }
 
 impl Future for Answered {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         lock(&self.store.waiting).entry(self.ticket.hash).or_default().insert(self.number, cx.waker().clone());
         // Only now is it sure that an answer wakes us.
         let is_over = !self.leases.awaits(self.ticket) || self.store.is_down();
         if is_over {
+            self.is_over = true;
             self.leave();
             return Poll::Ready(());
         }
@@ -275,6 +278,9 @@ impl Answered {
 impl Drop for Answered {
     fn drop(&mut self) {
         self.leave();
+        if !self.is_over {
+            self.leases.leave(self.ticket, self.cost);
+        }
     }
 }
 
@@ -336,7 +342,7 @@ mod tests {
         let grant = Grant { tokens: 1, wait: Duration::ZERO, left: 5, full_in: Duration::from_secs(1) };
         let Drawn::None(Some(1), first) = leases.draw(7, 1, 1, None) else { panic!("there is none") };
         let Drawn::None(None, second) = leases.draw(7, 1, 1, None) else { panic!("it is ordered") };
-        let mut waits = [first, second, second].map(|ticket| store.answered(&leases, ticket));
+        let mut waits = [first, second, second].map(|ticket| store.answered(&leases, (ticket, 1)));
         assert!(waits.iter_mut().all(|wait| wait.as_mut().poll(&mut cx).is_pending()));
         leases.deliver(7, Some(1), grant, 2);
         store.wake(7);

@@ -523,9 +523,11 @@ fn other_forms(x: &Exchange<'_>) -> SmallVec<[Request; 2]> {
     let (is_raw, has_slashes) = (x.notes.paths.form == Form::Raw, x.notes.paths.encoded_slash == Slashes::Keep);
     let mut normal = Vec::new();
     let mut add = |path: &[u8]| {
-        let is_known = path == came || forms.iter().any(|form: &Request| form.path() == path);
+        if path == came || forms.iter().any(|form: &Request| form.path() == path) {
+            return;
+        }
         let mut request = x.request.clone();
-        if !is_known && request.set_path(path).is_ok() {
+        if request.set_path(path).is_ok() {
             forms.push(request);
         }
     };
@@ -535,6 +537,11 @@ fn other_forms(x: &Exchange<'_>) -> SmallVec<[Request; 2]> {
         // What has no normal form was refused when it came.
         if is_raw && normalize::path(came, &rules, &mut normal) == Ok(Normal::Rewritten) {
             add(&normal);
+            let merged = PathRules { merge_slashes: MergeSlashes::Merge, ..rules };
+            let mut twice = Vec::new();
+            if normalize::path(&normal, &merged, &mut twice) == Ok(Normal::Rewritten) {
+                add(&twice);
+            }
         }
         if has_slashes && came.contains(&b'%') {
             let decoded = with_slashes(came);
