@@ -1,7 +1,8 @@
 //! `RequestHeaderModifier` and `ResponseHeaderModifier`: set, add, remove.
 //!
 //! Called by `Filters` and by `HeaderPolicy`. The fields that frame a message or belong to one connection cannot be changed here,
-//! whatever the configuration says: `is_reserved` names them, and `compile` reports them.
+//! whatever the configuration says: `is_reserved` names them, and `compile` reports them. What is taken out of a request goes in each spelling that
+//! programs read as the same name.
 
 use transept_wire::head::{FieldId, FieldName, Fields, Request};
 

@@ -327,12 +327,6 @@ impl ExternalAuthPolicy {
     }
 }
 
-/// Whether some backends take a field for one of this name.
-fn is_alike(name: &FieldName, field: &[u8]) -> bool {
-    let dash = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.as_bytes().iter().map(dash).eq(field.iter().map(dash))
-}
-
 fn grpc_request(label: &str) -> Option<Request> {
     // What a service behind several names goes by: its own name, without the port.
     let host = label.rsplit('/').next().unwrap_or(label);

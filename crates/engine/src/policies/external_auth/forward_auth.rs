@@ -7,10 +7,11 @@ use transept_model::kinds::filters::HttpAuthConfig;
 use transept_model::value::ticked;
 use transept_wire::head::{FieldId, FieldName, Method, Request};
 
-use super::{Outcome, is_alike, names};
+use super::{Outcome, names};
 use crate::callout::Answer;
 use crate::exchange::Exchange;
 use crate::ext_authz::{Change, Decision, How, may_change, rule_name};
+use crate::redact::is_alike;
 
 /// Compiled settings.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ impl Settings {
     /// Removes what only the service may say, so that no client says it in its place.
     pub(super) fn clear(&self, request: &mut Request) {
         let is_answered =
-            |field: &[u8]| self.answered.iter().find(|name| is_alike(name, field)).is_some_and(may_change);
+            |field: &[u8]| self.answered.iter().find(|name| is_alike(name.as_bytes(), field)).is_some_and(may_change);
         if request.fields.iter().any(|(name, _)| is_answered(name.bytes)) {
             request.fields.retain(|name, _| !is_answered(name.bytes));
         }
