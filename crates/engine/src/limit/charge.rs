@@ -183,7 +183,7 @@ fn draw_all<'l>(
             (one.drawn, one.spared) = (Some((shared.leases.standing(hash, now), None)), true);
         } else if let Some(shared) = &limit.shared {
             let waited = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Waited>().copied());
-            match shared.draw(limit, hash, &key, one.cost, now, waited) {
+            match shared.draw(limit, hash, &key, one.cost, now, waited.filter(|waited| waited.concerns(index))) {
                 Draw::Taken(standing) => {
                     one.drawn = Some((standing, None));
                     one.name = limit.costs.has_more().then(|| StoreName::of(&key));
@@ -197,7 +197,7 @@ fn draw_all<'l>(
                 }
                 Draw::Wait(wait, ticket) => {
                     put_back(&all, now);
-                    x.notes.between = Some(Box::new(Waited::For(ticket)));
+                    x.notes.between = Some(Box::new(Waited::For(ticket, Waited::last(waited, index))));
                     return Err(Refused::Wait(wait));
                 }
             }

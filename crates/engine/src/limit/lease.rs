@@ -118,6 +118,8 @@ impl Leases {
         let lease = shard.entry(hash).or_default();
         lease.expire(now);
         let leases = self.address();
+        // Who waited at another limit was here before, and is not another request.
+        let is_back = ticket.is_some_and(|ticket| (ticket.leases, ticket.hash) != (leases, hash));
         let ticket = ticket.filter(|ticket| (ticket.leases, ticket.hash) == (leases, hash)).map(|ticket| ticket.order);
         let next = lease.order.saturating_add(1);
         // Whoever waits for the next order is counted; until that is made he may be served or refused.
@@ -130,7 +132,10 @@ impl Leases {
         if free >= cost {
             lease.tokens -= cost;
             lease.reserved = lease.reserved.saturating_sub(if is_answered { cost } else { 0 }).min(lease.tokens);
-            let gap = lease.awaited.take().unwrap_or_else(|| lease.gap(now));
+            let gap = match is_back {
+                true => u64::MAX,
+                false => lease.awaited.take().unwrap_or_else(|| lease.gap(now)),
+            };
             let is_busy = gap < super::nanoseconds(LIFE);
             let more = (!lease.asked && is_busy && cost <= self.ahead && lease.tokens * 2 <= lease.size)
                 .then(|| lease.next_size(self.ahead, gap, now).max(cost));
@@ -145,7 +150,9 @@ impl Leases {
             return Drawn::Refused(lease.standing(now), wait, cost.saturating_sub(lease.refused_cost));
         }
         if lease.asked {
-            lease.awaited = Some(lease.gap(now));
+            if !is_back {
+                lease.awaited = Some(lease.gap(now));
+            }
             lease.short = true;
             if ticket == Some(lease.order) {
                 return Drawn::None(None, Ticket { leases, hash, order: lease.order });
@@ -156,7 +163,7 @@ impl Leases {
         if lease.silent_until > now {
             return Drawn::Silent;
         }
-        let gap = lease.gap(now);
+        let gap = if is_back { u64::MAX } else { lease.gap(now) };
         lease.awaited = Some(gap);
         let size = lease.next_size(self.ahead.max(1), gap, now).max(cost);
         let size = lease.ask(size, cost).min(self.burst);
@@ -480,6 +487,25 @@ mod tests {
         hour.deliver(7, Some(1), grant(1, 9), 2 * MS);
         hour.leave(ticket, 1);
         assert!(matches!(hour.draw(7, 1, 2 * MS, Some(others[2])), Drawn::Taken(..)), "nobody else waits for it");
+    }
+
+    #[test]
+    fn who_waited_at_another_limit_does_not_make_a_key_busy() {
+        let (hour, day) = (Leases::new(100), Leases::new(1000));
+        let mut granted = 0;
+        for now in (1..=30).map(|n| n * 700 * MS) {
+            let Drawn::None(Some(1), own) = hour.draw(7, 1, now, None) else { panic!("those before are too old") };
+            granted += 1;
+            hour.deliver(7, Some(1), grant(1, 9), now + MS);
+            assert!(matches!(hour.draw(7, 1, now + MS, Some(own)), Drawn::Taken(_, None)));
+            let Drawn::None(Some(1), other) = day.draw(7, 1, now + MS, None) else { panic!("{now}") };
+            hour.put_back(7, 1, now + MS);
+            day.deliver(7, Some(1), grant(1, 9), now + 2 * MS);
+            let Drawn::Taken(_, more) = hour.draw(7, 1, now + 2 * MS, Some(other)) else { panic!("it was put back") };
+            granted += more.unwrap_or(0);
+            assert!(matches!(day.draw(7, 1, now + 2 * MS, Some(other)), Drawn::Taken(_, None)));
+        }
+        assert_eq!(granted, 30);
     }
 
     #[test]

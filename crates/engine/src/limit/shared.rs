@@ -161,12 +161,27 @@ impl StoreName {
 /// What a request has behind it that has waited for tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
-    /// What was ordered for it may be there.
-    For(Ticket),
+    /// What was ordered for it may be there. It has been at the limits up to this position.
+    For(Ticket, usize),
     /// It has waited for as long as it may.
     InVain,
     /// It is only explained, and nothing was ordered.
     Explained,
+}
+
+impl Waited {
+    /// Whether it concerns the limit at this position. Not what was ordered at one before it, which is as far as the request has come.
+    pub(crate) fn concerns(&self, position: usize) -> bool {
+        !matches!(self, Waited::For(_, last) if *last < position)
+    }
+
+    /// How far a request has come that waits at this position now.
+    pub(crate) fn last(this: Option<Waited>, position: usize) -> usize {
+        match this {
+            Some(Waited::For(_, last)) => last.max(position),
+            _ => position,
+        }
+    }
 }
 
 /// What becomes of a request at a shared limit.
@@ -205,7 +220,7 @@ impl Shared {
         }
         let ticket = match waited {
             Some(Waited::Explained) => return Draw::Local,
-            Some(Waited::For(ticket)) => Some(ticket),
+            Some(Waited::For(ticket, _)) => Some(ticket),
             Some(Waited::InVain) => return self.draw_at_last(hash, cost, now),
             None => None,
         };
