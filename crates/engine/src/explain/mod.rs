@@ -63,6 +63,8 @@ pub struct Explanation {
     pub bind: Option<Arc<Bind>>,
     /// The path as it is matched and forwarded, when it differs from what was asked.
     pub normalized: Option<String>,
+    /// The names of fields that are left out because of a `_`.
+    pub without_fields: Vec<String>,
     /// The verified identity of the client.
     pub identity: Option<Arc<str>>,
     /// The client, and whether its peer is trusted.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use transept_model::kinds::{Kind, ServiceSpec};
+use transept_wire::h1::Malformed;
 use transept_wire::head::{FieldId, Fields, Request, Response};
 use transept_wire::normalize::{self, Normal};
 
@@ -127,7 +128,7 @@ fn read(bind: &Bind, ask: &Ask, found: &mut Explanation) -> Result<(Request, Str
     let mut request = Request::build(ask.method.as_str(), scheme(ask), &ask.authority, &ask.target)
         .map_err(|why| refuse(Reason::RequestMalformed, why.to_string()))?;
     request.version = ask.version;
-    request.fields.copy_from(&ask.fields);
+    read_fields(bind, ask, &mut request, found).map_err(|why| refuse(Reason::RequestMalformed, why.to_string()))?;
     let mut out = Vec::new();
     let rules = &bind.settings.path;
     let normal =
@@ -141,6 +142,27 @@ fn read(bind: &Bind, ask: &Ask, found: &mut Explanation) -> Result<(Request, Str
     let mut lower = Vec::new();
     let host = normalize::host_lower(parts.host, &mut lower).to_owned();
     Ok((request, host))
+}
+
+/// The fields that the codec lets through.
+fn read_fields(bind: &Bind, ask: &Ask, request: &mut Request, found: &mut Explanation) -> Result<(), Malformed> {
+    request.fields.copy_from(&ask.fields);
+    let mut fate = Ok(());
+    request.fields.retain(|name, _| {
+        let name = name.as_str();
+        if !name.contains('_') {
+            return true;
+        }
+        let is_kept = bind.settings.underscore.keeps(name.as_bytes()).unwrap_or_else(|why| {
+            fate = Err(why);
+            true
+        });
+        if !is_kept {
+            found.without_fields.push(name.to_owned());
+        }
+        is_kept
+    });
+    fate
 }
 
 fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {

@@ -34,6 +34,7 @@ impl Explanation {
             "request": self.asked,
             "isStream": self.is_stream,
             "normalizedPath": self.normalized,
+            "withoutFields": self.without_fields,
             "bind": self.bind.as_ref().map(|bind| bind.address.to_string()),
             "identity": self.identity.as_deref(),
             "client": self.client.map(|client| client.address.to_string()),
@@ -99,6 +100,12 @@ impl Explanation {
         writeln!(out, "request    {}", self.asked)?;
         if let Some(path) = &self.normalized {
             writeln!(out, "normalize  the path becomes {path}")?;
+        }
+        for name in &self.without_fields {
+            writeln!(
+                out,
+                "normalize  without the field {name}, because of its underscore (see requestFields of a ListenerPolicy)"
+            )?;
         }
         if let Some(bind) = &self.bind {
             match bind.role {

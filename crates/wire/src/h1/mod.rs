@@ -78,8 +78,23 @@ pub enum Underscore {
     Keep,
 }
 
+impl Underscore {
+    /// Whether a field with this name, which has a `_`, is kept.
+    ///
+    /// # Errors
+    /// [`Malformed::UnderscoreInName`] where the whole message is refused.
+    pub fn keeps(self, name: &[u8]) -> Result<bool, Malformed> {
+        match self {
+            Underscore::Refuse => Err(Malformed::UnderscoreInName),
+            Underscore::Drop => Ok(false),
+            Underscore::KeepUnknown => Ok(!is_respelled(name)),
+            Underscore::Keep => Ok(true),
+        }
+    }
+}
+
 /// Whether a name with `_` is another spelling of one that is known.
-pub(crate) fn is_respelled(name: &[u8]) -> bool {
+fn is_respelled(name: &[u8]) -> bool {
     let mut dashed = [0; LONGEST_KNOWN];
     let Some(dashed) = dashed.get_mut(..name.len()) else { return false };
     for (to, from) in dashed.iter_mut().zip(name) {

@@ -3,7 +3,7 @@
 //! Called by the request, response and body parsers. Strict in the grammar (RFC 9112 5): CRLF only, no folding, no
 //! space before the colon. Gives no field a meaning.
 
-use super::{Halt, Malformed, Underscore, is_respelled};
+use super::{Halt, Malformed, Underscore};
 use crate::grammar::{self, TOKEN, UNDERSCORE};
 use crate::head::{FieldId, Fields, Span};
 
@@ -68,13 +68,8 @@ fn parse_line(
     let value_start = at + name_length + 1 + padding;
     let value_length = after_colon.get(padding..).and_then(grammar::find_control).ok_or(Halt::Incomplete)?;
     let next = after_crlf(bytes, value_start + value_length)?;
-    if classes & UNDERSCORE != 0 {
-        match underscore {
-            Underscore::Keep => {}
-            Underscore::KeepUnknown if !is_respelled(name) => {}
-            Underscore::KeepUnknown | Underscore::Drop => return Ok(next),
-            Underscore::Refuse => return Err(Malformed::UnderscoreInName.into()),
-        }
+    if classes & UNDERSCORE != 0 && !underscore.keeps(name)? {
+        return Ok(next);
     }
     let value = bytes.get(value_start..value_start + value_length).unwrap_or_default();
     let trimmed = value.len() - value.iter().rev().take_while(|&&byte| byte == b' ' || byte == b'\t').count();

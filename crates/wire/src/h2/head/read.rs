@@ -3,7 +3,7 @@
 //! Called by the connection. The lines come judged one by one from the decoder; here is decided which may stand together and
 //! what they mean. The first fault is the one that is told, and nothing is stored after it.
 
-use super::{Connect, HeadLimits, Malformed, Refused, Underscore, Unreadable};
+use super::{Connect, HeadLimits, Malformed, Refused, Unreadable};
 use crate::grammar;
 use crate::h1;
 use crate::h2::hpack::{Decoder, Kind, Line, Pseudo};
@@ -240,12 +240,7 @@ impl<'a> RequestReading<'a> {
             }
             Kind::Underscored => {
                 tally.count()?;
-                let is_kept = match tally.limits.underscore {
-                    Underscore::Refuse => return Err(Malformed::UnderscoreInName.into()),
-                    Underscore::Drop => false,
-                    Underscore::KeepUnknown => !h1::is_respelled(line.name()),
-                    Underscore::Keep => true,
-                };
+                let is_kept = tally.limits.underscore.keeps(line.name()).map_err(|_| Malformed::UnderscoreInName)?;
                 if is_kept { store(&mut into.fields, FieldId::OTHER, line) } else { Ok(()) }
             }
             Kind::Bad(fault) => Err(fault.into()),
