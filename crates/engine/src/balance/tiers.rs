@@ -25,7 +25,8 @@ pub(super) fn shares(ranks: &[Count], overprovisioning: u32, panic: u32) -> Vec<
     let health: Vec<u32> = ranks.iter().map(|rank| health(*rank, overprovisioning)).collect();
     let total = health.iter().sum::<u32>().min(100);
     let panics = |rank: &Count| total < 100 && percent(rank.healthy, rank.all) < panic;
-    if total == 0 && ranks.iter().any(|rank| rank.all > 0) {
+    let mut with_endpoints = ranks.iter().filter(|rank| rank.all > 0).peekable();
+    if with_endpoints.peek().is_some() && (total == 0 || with_endpoints.all(panics)) {
         return in_total_panic(ranks, panic);
     }
     let mut left = 100;
@@ -45,7 +46,8 @@ pub(super) fn shares(ranks: &[Count], overprovisioning: u32, panic: u32) -> Vec<
     shares
 }
 
-/// Nobody is healthy: everybody is tried by number, or, without panic, the first rank and in vain.
+/// Nobody is healthy, or so few everywhere that no health is believed: everybody is tried by number, or, without panic, the first rank and in
+/// vain.
 fn in_total_panic(ranks: &[Count], panic: u32) -> Vec<Share> {
     let all: usize = ranks.iter().map(|rank| rank.all).sum();
     let mut left = 100;
@@ -124,6 +126,17 @@ mod tests {
         assert_eq!(shares, [Share { percent: 25, panics: true }, Share { percent: 75, panics: true }]);
         // Without panic all goes to the first, and fails there.
         assert_eq!(of(&[(0, 1), (0, 3)], 0)[0], Share { percent: 100, panics: false });
+    }
+
+    #[test]
+    fn when_no_health_is_believed_anywhere_everybody_is_tried_by_number() {
+        assert_eq!(percents(&[(1, 20), (2, 60)], 10), [25, 75]);
+        assert_eq!(percents(&[(10, 100), (0, 0), (10, 300)], 50), [25, 0, 75]);
+        assert!(of(&[(1, 20), (2, 60)], 10).iter().all(|share| share.panics));
+        // One that is believed carries what it can, and the other one panics.
+        assert_eq!(percents(&[(10, 100), (60, 100)], 50), [15, 85]);
+        // Without panic they share as they can: health 7 and 4.
+        assert_eq!(percents(&[(1, 20), (2, 60)], 0), [64, 36]);
     }
 
     #[test]
