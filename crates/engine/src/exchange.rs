@@ -19,8 +19,8 @@ use crate::limit::touched::Touched;
 use crate::login::{Handed, Written};
 use crate::policies::{PolicyName, QuotaCharge};
 use crate::principal::Principal;
-use crate::reason::Reason;
 use crate::services::ServiceNotes;
+use crate::verdict::Replied;
 
 /// The time of a decision, read once by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,8 +245,8 @@ pub struct Notes {
     pub(crate) asks: bool,
     /// Whether a trusted proxy, and not the client, has named the request: its `x-request-id` is the one that came.
     pub is_named_by_proxy: bool,
-    /// Why the gateway itself answers, when it does. Set before the response side runs.
-    pub replied: Option<Reason>,
+    /// How the gateway itself answers, when it does. Set before the response side runs.
+    pub replied: Option<Replied>,
     /// The limits that the request has touched.
     pub(crate) touched: Touched,
     /// How long it has waited for limits.

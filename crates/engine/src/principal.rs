@@ -36,6 +36,11 @@ impl PrincipalKind {
             PrincipalKind::Anonymous => "anonymous",
         }
     }
+
+    /// Whether it is a program that calls for itself: a workload counts as an app.
+    pub const fn is_program(self) -> bool {
+        matches!(self, PrincipalKind::App | PrincipalKind::Workload)
+    }
 }
 
 /// Who vouches for the name of a principal. Names are unique for each of them only: an issuer may call somebody what another calls somebody else

@@ -114,6 +114,7 @@ fn grpc_code(reply: &Reply) -> u8 {
         401 => GrpcCode::Unauthenticated as u8,
         403 => GrpcCode::PermissionDenied as u8,
         404 => GrpcCode::Unimplemented as u8,
+        429 if reply.reason.is_limit() => GrpcCode::ResourceExhausted as u8,
         429 | 502 | 503 | 504 => GrpcCode::Unavailable as u8,
         _ => UNKNOWN,
     }

@@ -48,6 +48,21 @@ pub struct Reply {
     pub cause: Option<Box<str>>,
 }
 
+/// What the response side has to know of a [`Reply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replied {
+    /// Why.
+    pub reason: Reason,
+    /// The status that the client is told; callers that speak gRPC get it in the way of gRPC.
+    pub status: u16,
+}
+
+impl From<&Reply> for Replied {
+    fn from(reply: &Reply) -> Replied {
+        Replied { reason: reply.reason, status: reply.status }
+    }
+}
+
 /// A kind of problem that is described elsewhere than with our reasons (RFC 9457 section 3.1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

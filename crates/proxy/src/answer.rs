@@ -33,7 +33,7 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
     }
     let mut body = Vec::new();
     write_head(reply, journey.trip, &mut body);
-    journey.trip.notes.replied = Some(reply.reason);
+    journey.trip.notes.replied = Some(reply.into());
     if let Some(listener) = journey.marks.listener {
         let entrance = journey.arrival.entrance(journey.worker, journey.marks.generation);
         finish_head(listener, entrance, journey.marks, journey.trip);

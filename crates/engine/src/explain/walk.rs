@@ -255,7 +255,7 @@ fn decide<'s>(
         Some(reply) => {
             let id = x.request.fields.first(FieldId::X_REQUEST_ID).map(<[u8]>::to_vec);
             render(reply, audience, id.as_deref(), &mut response, &mut Vec::new());
-            x.notes.replied = Some(reply.reason);
+            x.notes.replied = Some((&**reply).into());
         }
         None => response.fields.copy_from(&ask.assumed.fields),
     }

@@ -19,10 +19,10 @@ use super::plans::Plans;
 use super::shared::{Draw, Shared, StoreName, Waited};
 use super::table::{Held, Table, Terms};
 use super::touched::Touch;
-use super::{Algorithm, Standing, nanoseconds};
+use super::{Algorithm, Stage, Standing, nanoseconds};
 use crate::callout::Wait;
 use crate::exchange::{Exchange, Now};
-use crate::reason::Reason;
+use crate::verdict::Replied;
 
 choice! {
     /// Which requests count.
@@ -310,18 +310,21 @@ impl Limit {
         }
     }
 
-    /// Settles a request whose response is known.
-    pub(crate) fn settle(&self, touch: &mut Touch, x: &Exchange<'_>, response: &Response) {
+    /// Settles a request whose response is known. In front of authentication an attempt is one, also when a limit behind refuses it: who
+    /// floods the gateway is to be refused there.
+    pub(crate) fn settle(&self, touch: &mut Touch, stage: Stage, x: &Exchange<'_>, response: &Response) {
+        let is_front = stage == Stage::BeforeAuthentication;
         let refund = match (self.count, x.notes.replied) {
             (Count::Answers, _) | (_, None) => false,
-            (_, Some(reason)) if reason.is_limit() || reason.is_before_backend() => true,
             (Count::Forwarded, Some(_)) => true,
-            (Count::Attempts, Some(_)) => false,
+            (Count::Attempts, Some(Replied { reason, .. })) => {
+                reason.is_before_backend() || (reason.is_limit() && !is_front)
+            }
         };
         let mut debit = 0;
-        let refused_here = x.notes.replied.is_some_and(Reason::is_limit);
+        let refused_here = x.notes.replied.is_some_and(|replied| replied.reason.is_limit());
         if self.count == Count::Answers && !refused_here {
-            let status = x.notes.replied.map_or(response.status, Reason::status);
+            let status = x.notes.replied.map_or(response.status, |replied| replied.status);
             if self.statuses.iter().any(|one| (one.from..=one.to).contains(&status)) {
                 // Not asked again: filters may have changed the request since.
                 debit = touch.cost;

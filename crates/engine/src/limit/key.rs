@@ -43,7 +43,7 @@ choice! {
     pub enum KeySource {
         /// Who makes it: a user, an app or a workload.
         Principal = "Principal",
-        /// Which app makes it. Users and workloads have none.
+        /// Which app makes it. A workload of the mesh counts as one; users have none.
         App = "App",
         /// Which credential was shown: the name of a key, the id of a token.
         Credential = "Credential",
@@ -221,9 +221,7 @@ pub(crate) fn part_text(from: Option<KeySource>, claim: Option<&str>, x: &Exchan
         (Some(KeySource::Principal), _) => {
             principal.filter(|one| one.kind != PrincipalKind::Anonymous).map(|one| one.id.to_string())
         }
-        (Some(KeySource::App), _) => {
-            principal.filter(|one| one.kind == PrincipalKind::App).map(|one| one.id.to_string())
-        }
+        (Some(KeySource::App), _) => principal.filter(|one| one.kind.is_program()).map(|one| one.id.to_string()),
         (Some(KeySource::Credential), _) => principal?.credential.as_ref().map(ToString::to_string),
         (None, Some(path)) => match principal?.claim(path)? {
             serde_json::Value::String(value) => Some(value.clone()),
@@ -258,7 +256,7 @@ fn compile_part(spec: &KeyPartSpec) -> Option<Part> {
 
 /// What a part can never find.
 fn judge_part(part: &Part, spec: &KeyPartSpec, phase: Phase, cx: &mut CompileCx<'_>) {
-    let needs_credentials = matches!(part, Part::App | Part::Credential | Part::Claim(_));
+    let needs_credentials = matches!(part, Part::Credential | Part::Claim(_));
     if phase < Phase::Authenticate && part.asks_principal() {
         cx.refuse(spec.at, format!("before authentication nobody knows the {}", part.about()))
             .remedy("count by `from: Address` there, or leave out `stage: BeforeAuthentication`");
@@ -303,7 +301,7 @@ impl Part {
     fn found_out(&self, known: Known) -> Option<Identified> {
         match self {
             part if !part.asks_principal() => None,
-            Part::Principal | Part::Expression(_) => Some(known.named),
+            Part::Principal | Part::App | Part::Expression(_) => Some(known.named),
             _ => Some(known.identified),
         }
     }
@@ -313,6 +311,14 @@ impl Part {
         match self {
             Part::Expression(_) => "principal".to_owned(),
             part => part.name(),
+        }
+    }
+
+    /// Whether principals of a kind are told apart by it.
+    fn counts(&self, kind: PrincipalKind) -> bool {
+        match self {
+            Part::App => kind.is_program(),
+            _ => kind != PrincipalKind::Anonymous,
         }
     }
 
@@ -327,8 +333,8 @@ impl Part {
             }
             Part::Route => out.extend_from_slice(&x.notes.rule_key.to_le_bytes()),
             Part::Header(name) => text(x.request.fields.first_named(name)?, out),
-            Part::Principal => match (principal, x.identity()) {
-                (Some(one), _) if one.kind != PrincipalKind::Anonymous => {
+            Part::Principal | Part::App => match (principal, x.identity()) {
+                (Some(one), _) if self.counts(one.kind) => {
                     out.push(one.kind as u8);
                     text(one.id.as_bytes(), out);
                     voucher(one, out);
@@ -339,11 +345,6 @@ impl Part {
                 }
                 _ => return None,
             },
-            Part::App => {
-                let app = principal.filter(|one| one.kind == PrincipalKind::App)?;
-                text(app.id.as_bytes(), out);
-                voucher(app, out);
-            }
             Part::Credential => {
                 let principal = principal?;
                 text(principal.scheme.as_bytes(), out);
@@ -381,8 +382,7 @@ impl Part {
             return format!("no {name}{lacks}");
         }
         match self {
-            Part::Principal => x.principal().map_or_else(|| name, |one| one.describe()),
-            Part::App => x.principal().map_or_else(|| name, |one| format!("app {}", one.id)),
+            Part::Principal | Part::App => x.principal().map_or_else(|| name, |one| one.describe()),
             Part::Address { ipv4, ipv6 } => match x.client.to_canonical() {
                 IpAddr::V4(_) => format!("address {}/{ipv4}", masked_address(x.client, *ipv4, *ipv6)),
                 IpAddr::V6(_) => format!("address {}/{ipv6}", masked_address(x.client, *ipv4, *ipv6)),

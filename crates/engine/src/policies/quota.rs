@@ -261,7 +261,7 @@ impl Quota {
 
     /// Settles a request whose response is known: how much is used then, if that has changed.
     fn settle(&self, charge: &mut QuotaCharge, x: &Exchange<'_>, response: &Response) -> Option<u64> {
-        if x.notes.replied.is_some_and(|reason| reason.is_limit() || reason.is_before_backend()) {
+        if x.notes.replied.is_some_and(|replied| replied.reason.is_limit() || replied.reason.is_before_backend()) {
             let back = self.undo(charge.charge);
             charge.charge.cost = 0;
             return back;

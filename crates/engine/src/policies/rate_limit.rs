@@ -394,7 +394,7 @@ impl Policy for RateLimitPolicy {
         let own = address(self);
         for touch in touched.limits.iter_mut().filter(|touch| touch.policy == own) {
             if let Some(limit) = self.limits.get(usize::from(touch.limit)) {
-                limit.settle(touch, x, response);
+                limit.settle(touch, self.stage, x, response);
                 bill_bodies(limit, touch, x, response);
             }
         }

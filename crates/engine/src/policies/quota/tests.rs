@@ -50,9 +50,9 @@ fn exchange(
     };
     let verdict = policy.on_request(&mut x);
     if let Verdict::Respond(reply) = &verdict {
-        x.notes.replied = Some(reply.reason);
+        x.notes.replied = Some((&**reply).into());
     }
-    x.notes.replied = x.notes.replied.or(replied);
+    x.notes.replied = x.notes.replied.or(replied.map(|reason| (&Reply::new(reason)).into()));
     policy.on_response(&mut x, response);
     let name = FieldName::new("RateLimit").expect("a name");
     let told = response.fields.first_named(&name).map(|value| String::from_utf8_lossy(value).into_owned());
@@ -181,7 +181,7 @@ fn answered(policy: &QuotaPolicy, target: &str, cost: &str) -> (Option<Reason>, 
     let (mut notes, mut response) = (Notes::new(), Response::new(200));
     response.fields.push_bytes(b"X-Cost", cost.as_bytes()).expect("a field");
     let (_, told) = exchange(policy, NOON, None, &mut request, &mut notes, &mut response);
-    (notes.replied, told)
+    (notes.replied.map(|replied| replied.reason), told)
 }
 
 #[test]

@@ -65,7 +65,8 @@ fn visit(policy: &RateLimitPolicy, visit: Visit) -> (Option<Box<Reply>>, Respons
         _ => None,
     };
     let mut response = Response::new(refused.as_ref().map_or(visit.answer.0, |reply| reply.status));
-    x.notes.replied = refused.as_ref().map(|reply| reply.reason).or(visit.replied);
+    let answered = refused.as_deref().cloned().or(visit.replied.map(Reply::new));
+    x.notes.replied = answered.as_ref().map(Into::into);
     for (name, value) in &visit.answer.1 {
         response.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
     }
