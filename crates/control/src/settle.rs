@@ -25,7 +25,7 @@ pub(crate) const STALLED: Duration = Duration::from_secs(10);
 /// The longest that files which are not closed may put off reading, or a steady stream of events while something is missing of a directory that was
 /// made anew, and that it is repeated because of them.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
-/// The longest that a steady stream of events may put off reading while files are missing of a directory that is the same.
+/// The longest that a steady stream of events may put off reading while files are missing of a directory that is the same and nobody writes to one.
 const MISSING: Duration = Duration::from_secs(2);
 /// So many missing files are looked for at each event.
 const FEW: usize = 16;
@@ -53,8 +53,9 @@ pub(crate) struct Settle {
     /// Files that are written to, and when each was last.
     writing: BTreeMap<PathBuf, Instant>,
     vanished: BTreeSet<PathBuf>,
-    /// Since when something has been missing, and whether a directory was made anew.
+    /// Since when something has been missing while nobody wrote, for how long it was before, and whether a directory was made anew.
     missing: Option<Instant>,
+    missed: Duration,
     anew: bool,
     quiet: Duration,
     first: Option<Instant>,
@@ -122,7 +123,10 @@ impl Settle {
     /// When the sources should be read, by what is known at this moment. Only time in which every file is there and closed counts as waiting for them.
     fn count(&mut self, now: Instant) -> Instant {
         if self.vanished.is_empty() {
-            self.missing = None;
+            (self.missing, self.missed) = (None, Duration::ZERO);
+        } else if !self.writing.is_empty() {
+            // What is missing is awaited afterwards, too.
+            self.missed += self.missing.take().map_or(Duration::ZERO, |missing| now - missing);
         }
         self.waited += self.calm.take().map_or(Duration::ZERO, |calm| now - calm);
         if self.writing.is_empty() && self.vanished.is_empty() {
@@ -130,11 +134,8 @@ impl Settle {
             return now + self.quiet.min(PATIENCE.saturating_sub(self.waited));
         }
         let busy = *self.busy.get_or_insert(now);
-        if !self.vanished.is_empty() {
-            self.missing.get_or_insert(now);
-        }
-        let longest = match self.missing {
-            Some(since) if self.writing.is_empty() && !self.anew => since + MISSING,
+        let longest = match self.writing.is_empty() {
+            true if !self.anew => *self.missing.get_or_insert(now) + MISSING.saturating_sub(self.missed),
             _ => busy + LONGEST,
         };
         let soon = now + if self.vanished.is_empty() { self.quiet } else { VANISHED.max(self.quiet) };
@@ -237,6 +238,26 @@ mod tests {
         assert_eq!(settle.due(), Some(now + VANISHED));
         settle.note(Change::Complete(path()), QUIET, now);
         assert_eq!(settle.due(), Some(now + QUIET));
+    }
+
+    #[test]
+    fn a_file_that_vanished_is_awaited_after_another_one_was_written() {
+        let start = Instant::now();
+        let mut settle = Settle::default();
+        settle.note(Change::Vanished(path()), QUIET, start);
+        settle.note(Change::Writing(PathBuf::from("/etc/transept/b.yaml")), QUIET, start + QUIET);
+        let closed = start + Duration::from_secs(3);
+        settle.note(Change::Complete(PathBuf::from("/etc/transept/b.yaml")), QUIET, closed);
+        assert_eq!(settle.due(), Some(closed + VANISHED));
+        // One that is written to again and again holds nothing up for longer than that.
+        let mut now = closed;
+        while settle.due().is_some_and(|due| due > now) {
+            now += Duration::from_millis(190);
+            settle.note(Change::Writing(PathBuf::from("/etc/transept/b.yaml")), QUIET, now);
+            now += Duration::from_millis(10);
+            settle.note(Change::Complete(PathBuf::from("/etc/transept/b.yaml")), QUIET, now);
+        }
+        assert!(now - closed < MISSING + Duration::from_millis(400), "{:?}", now - closed);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::kinds::backend_tls_policy::{PolicyTargetReference, check_targets};
 use crate::kinds::{GATEWAY_GROUP, Metadata, TRANSEPT_GROUP};
 use crate::place::{Invalid, Spot};
 use crate::schema::{Decoder, Presence, Rule, Schema, Shape};
-use crate::value::{Node, Value};
+use crate::suggest;
+use crate::value::{Node, Value, ticked};
 
 /// What a policy can be attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -169,11 +170,19 @@ pub(crate) fn read(kind: &PolicyKind, spec: Value, cx: &mut Decoder) -> Option<(
         cx.expected(&spec, "a mapping");
         return None;
     };
-    let (targets, rest): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| &*entry.key == "targetRefs");
-    let rest = Value { at, node: Node::Map(rest) };
+    let (targets, mut rest): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| &*entry.key == "targetRefs");
     let written = targets.first().map(|entry| &entry.value);
-    let target_refs: Option<Vec<PolicyTargetReference>> =
-        cx.field("targetRefs", written, at, Presence::ByType, TARGET_RULES);
+    let misspelled = rest.iter().position(|entry| is_like_targets(&entry.key)).filter(|_| written.is_none());
+    let target_refs: Option<Vec<PolicyTargetReference>> = match misspelled.map(|index| rest.remove(index)) {
+        Some(entry) => {
+            let invalid = cx.refuse(entry.at, format!("unknown field {}", ticked(&entry.key)));
+            invalid.is_misshapen = true;
+            invalid.remedy("did you mean `targetRefs`?");
+            None
+        }
+        None => cx.field("targetRefs", written, at, Presence::ByType, TARGET_RULES),
+    };
+    let rest = Value { at, node: Node::Map(rest) };
     if let Some(refs) = &target_refs {
         cx.within("targetRefs", |cx| {
             check_targets(refs, cx);
@@ -184,6 +193,12 @@ pub(crate) fn read(kind: &PolicyKind, spec: Value, cx: &mut Decoder) -> Option<(
     }
     (kind.check)(&rest, cx);
     target_refs.map(|refs| (refs, rest))
+}
+
+/// Whether a field is meant to be `targetRefs`. No field of a policy begins so.
+fn is_like_targets(key: &str) -> bool {
+    key.get(..6).is_some_and(|begin| begin.eq_ignore_ascii_case("target"))
+        || suggest::nearest(key, ["targetRefs"]).is_some()
 }
 
 /// The targets of a policy that cannot be read whole, as far as they are told, and the rest of its spec. A part that is named in a
@@ -211,6 +226,16 @@ pub(crate) fn article(kind: &str) -> &'static str {
     if kind.starts_with(['A', 'E', 'I', 'O']) || kind.starts_with("HTTP") { "an" } else { "a" }
 }
 
+/// The group of a kind that policies are attached to, for who has written another one.
+fn group_of(kind: &str) -> Option<&'static str> {
+    match kind {
+        "Gateway" | "HTTPRoute" | "GRPCRoute" | "TCPRoute" => Some(GATEWAY_GROUP),
+        "Service" | "Namespace" => Some("\"\""),
+        "Backend" => Some(TRANSEPT_GROUP),
+        _ => None,
+    }
+}
+
 fn check_target(kind: &PolicyKind, reference: &PolicyTargetReference, at: Spot, cx: &mut Decoder) {
     let target = Target::of(reference);
     let is_part_of_nothing = target == Some(Target::Namespace) && reference.section_name.is_some();
@@ -228,6 +253,9 @@ fn check_target(kind: &PolicyKind, reference: &PolicyTargetReference, at: Spot, 
     };
     let allowed: Vec<&str> = kind.targets.iter().map(|target| target.as_str()).collect();
     let mut remedy = format!("it attaches to: {}", allowed.join(", "));
+    if let (None, Some(group)) = (target, group_of(&reference.kind)) {
+        remedy = format!("write `group: {group}`; {remedy}");
+    }
     if target == Some(Target::TcpRoute) {
         remedy.push_str("; connections are judged by AuthorizationPolicy and IpAccessPolicy, and bounded by `limits.connections` of ListenerPolicy");
     }
@@ -262,6 +290,21 @@ mod tests {
         let text =
             format!("{{apiVersion: transept.dev/v1alpha1, kind: TestPolicy, metadata: {{name: a}}, spec: {spec}}}");
         SourceText::new("a.yaml", text)
+    }
+
+    #[test]
+    fn who_misspells_targets_is_told_how_they_are_written() {
+        let told = |spec: &str| {
+            let invalid = Loader::new(KINDS).load(&[policy(spec)]).invalid;
+            assert_eq!(invalid.len(), 1, "{invalid:?}");
+            format!("{}; {}", invalid[0].why, invalid[0].remedy.as_deref().unwrap_or_default())
+        };
+        for field in ["targetRef", "targetrefs", "targets", "target", "tagetRefs"] {
+            let said = told(&format!("{{{field}: [{{group: '', kind: Service, name: cart}}]}}"));
+            assert_eq!(said, format!("unknown field `{field}`; did you mean `targetRefs`?"));
+        }
+        let other = told("{targetRefs: [{group: gateway.networking.k8s.oi, kind: Service, name: cart}]}");
+        assert!(other.ends_with("write `group: \"\"`; it attaches to: Service, Namespace"), "{other}");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
         }
     }
     journey.trip.facts.status = journey.trip.response.status;
-    if !take_what_is_here(&mut journey.arrival.body) || journey.trip.request.method == Method::Connect {
+    if !take_what_is_here(&mut journey.arrival.body) || is_for_a_tunnel(journey.trip) {
         // The client may still be sending: what follows on the connection could not be told from a request.
         journey.replier.forbid_keep_alive();
     }
@@ -104,6 +104,11 @@ async fn send(body: &[u8], trailers: Option<Fields>, journey: &mut Journey<'_, '
     let framing = if matches!(status, 204 | 304) { Body::None } else { Body::Length(body.len() as u64) };
     let mut sink = journey.replier.begin(&journey.trip.response, framing)?;
     carry(&mut Source::Held(body), &mut sink, Cell::from_mut(&mut journey.trip.facts.bytes_out)).await
+}
+
+/// Whether what follows the head is no body.
+fn is_for_a_tunnel(trip: &Trip) -> bool {
+    trip.request.method == Method::Connect || trip.request.protocol().is_some()
 }
 
 /// Drops the part of a request body that has arrived; false when more is to come.

@@ -140,7 +140,15 @@ async fn leave(
     let (mut standing, mut landing) = (None, None);
     let mut spoken = Spoken::Bytes(First::Nobody);
     let mut way = Way::now(&worker, listener);
-    if way.listener.speaks != Speaks::Opaque {
+    if way.listener.speaks == Speaks::Http {
+        let patience = Patience::with(Known::Http, idle);
+        spoken = match race::listen(&io, &mut inbound, None, &watch, &patience).await {
+            // It is to be HTTP, and what is wrong with it is refused in words.
+            Spoken::Bytes(_) => Spoken::Http1,
+            Spoken::Ended => Spoken::Gone,
+            spoken => spoken,
+        };
+    } else if way.listener.speaks == Speaks::Detect {
         let known = race::recall(&worker, &way.listener);
         let patience = Patience::with(known, idle);
         let hesitation = race::listen(&io, &mut inbound, None, &watch, &patience);

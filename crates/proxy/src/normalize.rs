@@ -82,6 +82,8 @@ pub(crate) fn normalize(settings: &Settings, trip: &mut Trip) -> Result<(), Stop
     settle_path(settings, trip)?;
     if let Some(protocol) = trip.request.protocol() {
         trip.upgrade = Some(Protocol::new(protocol).ok_or(Reason::NotImplemented)?);
+        // It is routed and judged as what the backend gets: the GET of RFC 6455 section 4.1.
+        trip.request.method = Method::Get;
     }
     if trip.request.method == Method::Connect && trip.upgrade.is_none() {
         let detail = "CONNECT is not offered: this is a gateway, not a forward proxy.";

@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use transept_engine::reason::Reason;
 use transept_wire::h1::{Body, Connection, Decoder, Protocol, strip_hop_by_hop};
-use transept_wire::head::{FieldId, FieldName, Method, Response};
+use transept_wire::head::{FieldId, FieldName, Response};
 
 use crate::attempt::{Crossing, Exchanged, within, within_try};
 use crate::body::{H1Sink, H1Source, Sink, Source, carry};
@@ -37,7 +37,7 @@ pub(crate) async fn open(
     }
     let watch = journey.arrival.watch;
     let limits = codec_limits(&crossing.listener.settings);
-    let extended = journey.trip.request.method == Method::Connect;
+    let extended = journey.trip.request.protocol().is_some();
     if extended {
         as_handshake(journey)?;
     }
@@ -54,6 +54,10 @@ pub(crate) async fn open(
     };
     crossing.heard(&journey.trip.response);
     watch.set_stall(crossing.listener.settings.timeouts.stream_idle);
+    if extended && (200..300).contains(&journey.trip.response.status) {
+        // To the client that would mean that the tunnel is open.
+        return Err(refused("the backend answered a handshake as though it were a request like any other"));
+    }
     if journey.trip.response.status != 101 {
         // What the client sends now is no tunnel but its next request.
         journey.arrival.body = Source::Empty;
@@ -150,7 +154,7 @@ pub(crate) async fn join(
     .await
 }
 
-/// An extended CONNECT becomes the GET of RFC 6455 section 4.1, whose key only has to be there.
+/// An extended CONNECT, which is a GET since it was normalised, gets the key of RFC 6455 section 4.1, which only has to be there.
 fn as_handshake(journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
     let broken = |_| refused("the handshake cannot be written");
     let mut key = [0; 16];
@@ -158,7 +162,6 @@ fn as_handshake(journey: &mut Journey<'_, '_, '_>) -> Result<(), Failure> {
         half.copy_from_slice(&journey.worker.random().to_ne_bytes());
     }
     let request = &mut journey.trip.request;
-    request.method = Method::Get;
     let key_name = FieldName::new("sec-websocket-key").map_err(|_| refused("no field name"))?;
     request.fields.set(&key_name, base64(&key).as_bytes()).map_err(broken)
 }

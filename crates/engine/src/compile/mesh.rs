@@ -24,7 +24,7 @@ use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
 use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on, stream_rule};
 use crate::filters::Filters;
 use crate::learned::{Known, Learned};
-use crate::policies::{Chain, Step};
+use crate::policies::{Chain, Phase, Step};
 use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
@@ -321,13 +321,13 @@ impl<'w> Sides<'_, 'w> {
             name: station.workload.as_str().into(),
             port: Some(app.to.port()),
         };
-        let backend = self.backends.fixed(id, app.protocol.upstream(), Endpoint::at(app.to));
+        let backend = self.backends.fixed(id, protocol::upstream(app.protocol), Endpoint::at(app.to));
         let (chain, settings, settled_by) = self.guard(app);
         let rule =
             whole_rule(&station.namespace, service, app.port, self.site(&station.namespace, service), Ok(backend));
         let rule = Arc::new(Rule { chain: chain.clone(), ..rule });
         let listener = self.listener(&station.namespace, service, app.port, rule, None, Role::Inbound);
-        let speaks = app.protocol.speaks();
+        let speaks = protocol::speaks(app.protocol);
         Arc::new(Listener {
             speaks,
             learned: self.learned(speaks, &listener.name),
@@ -454,11 +454,13 @@ impl<'w> Sides<'_, 'w> {
         let stream = stream.and_then(|one| stream_rule(self.policies, self.routes, &one.route, &Effective::default()));
         let service = self.world.service(namespace, name);
         let written = service.and_then(|service| service.spec.ports.iter().find(|one| one.port == port));
-        let protocol = AppProtocol::of(written.and_then(|port| port.app_protocol.as_deref()));
-        let speaks = match protocol.speaks() {
+        let declared = written.map(|port| port.speaks()).unwrap_or_default();
+        let speaks = match (protocol::speaks(declared), stream.is_some()) {
             // Who routes connections and no requests wants them not looked at.
-            Speaks::Detect if stream.is_some() && table.is_none() => Speaks::Opaque,
-            speaks => speaks,
+            (Speaks::Detect, true) if table.is_none() => Speaks::Opaque,
+            // What is no request here may be one to the program, and would pass by the policies of the routes.
+            (Speaks::Detect, false) if table.as_ref().is_some_and(judges) => Speaks::Http,
+            (speaks, _) => speaks,
         };
         let listener = self.listener(namespace, name, port, rule, table, Role::Outbound);
         let learned = self.learned(speaks, &listener.name);
@@ -540,6 +542,11 @@ impl<'w> Sides<'_, 'w> {
 /// Whether a port of a Service is the one that a port of the program serves.
 pub(super) fn serves(port: &ServicePort, app: &AppPort) -> bool {
     port.port == app.port || matches!(port.target_port, Some(TargetPort::Number(number)) if number == app.to.port())
+}
+
+/// Whether policies on routes decide about requests.
+fn judges(table: &RouteTable) -> bool {
+    table.rules().any(|rule| rule.chain.steps().iter().any(|step| step.phase < Phase::Transform))
 }
 
 /// The rule for everything that goes to a port of a Service.

@@ -180,9 +180,11 @@ fn draw_all<'l>(
             && is_refused
             && !shared.leases.refuses(hash, one.cost, now)
         {
+            // What was ordered for it is there for others.
+            waited_of(x).into_iter().for_each(|waited| waited.leave(&shared.leases));
             (one.drawn, one.spared) = (Some((shared.leases.standing(hash, now), None)), true);
         } else if let Some(shared) = &limit.shared {
-            let waited = x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Waited>().copied());
+            let waited = waited_of(x);
             match shared.draw(limit, hash, &key, one.cost, now, waited.filter(|waited| waited.concerns(index))) {
                 Draw::Taken(standing) => {
                     one.drawn = Some((standing, None));
@@ -197,6 +199,12 @@ fn draw_all<'l>(
                 }
                 Draw::Wait(wait, ticket) => {
                     put_back(&all, now);
+                    // It comes again without the ticket for another one.
+                    if let Some(waited) = waited {
+                        let others = limits.iter().filter_map(|limit| limit.shared.as_ref());
+                        let others = others.filter(|other| !other.leases.are_of(ticket));
+                        others.for_each(|other| waited.leave(&other.leases));
+                    }
                     x.notes.between = Some(Box::new(Waited::For(ticket, Waited::last(waited, index))));
                     return Err(Refused::Wait(wait));
                 }
@@ -205,6 +213,11 @@ fn draw_all<'l>(
         all.push(one);
     }
     Ok(all)
+}
+
+/// What a request has waited for.
+fn waited_of(x: &Exchange<'_>) -> Option<Waited> {
+    x.notes.between.as_ref().and_then(|between| between.downcast_ref::<Waited>().copied())
 }
 
 /// Looks at all limits, and charges those that are counted here if all of them have room.

@@ -77,6 +77,8 @@ pub(crate) struct Ticket {
     leases: usize,
     pub(super) hash: u64,
     order: u64,
+    /// How many it waits for.
+    cost: u32,
 }
 
 /// What became of a request for tokens.
@@ -152,13 +154,13 @@ impl Leases {
         if lease.asked {
             if !is_back {
                 lease.awaited = Some(lease.gap(now));
+                lease.short = true;
             }
-            lease.short = true;
             if ticket == Some(lease.order) {
-                return Drawn::None(None, Ticket { leases, hash, order: lease.order });
+                return Drawn::None(None, Ticket { leases, hash, order: lease.order, cost });
             }
             lease.demand = lease.demand.saturating_add(cost);
-            return Drawn::None(None, Ticket { leases, hash, order: next });
+            return Drawn::None(None, Ticket { leases, hash, order: next, cost });
         }
         if lease.silent_until > now {
             return Drawn::Silent;
@@ -167,11 +169,16 @@ impl Leases {
         lease.awaited = Some(gap);
         let size = lease.next_size(self.ahead.max(1), gap, now).max(cost);
         let size = lease.ask(size, cost).min(self.burst);
-        Drawn::None(Some(size), Ticket { leases, hash, order: lease.order })
+        Drawn::None(Some(size), Ticket { leases, hash, order: lease.order, cost })
+    }
+
+    /// Whether a ticket is for these.
+    pub(crate) fn are_of(&self, ticket: Ticket) -> bool {
+        ticket.leases == self.address()
     }
 
     /// Who waited with this ticket waits no more, and does not come again.
-    pub(crate) fn leave(&self, ticket: Ticket, cost: u32) {
+    pub(crate) fn leave(&self, ticket: Ticket) {
         let mut shard = self.shard(ticket.hash);
         let Some(lease) = shard.get_mut(&ticket.hash) else { return };
         let part = match ticket.order {
@@ -179,7 +186,7 @@ impl Leases {
             order if order == lease.order => &mut lease.covered,
             _ => &mut lease.demand,
         };
-        *part = part.saturating_sub(cost);
+        *part = part.saturating_sub(ticket.cost);
     }
 
     /// Puts tokens back that were not used after all.
@@ -201,7 +208,9 @@ impl Leases {
         let is_short = grant.tokens < lease.expected;
         if grant.tokens > 0 {
             lease.tokens = lease.tokens.saturating_add(grant.tokens);
-            (lease.size, lease.since, lease.until) = (grant.tokens, now, now + super::nanoseconds(LIFE));
+            // What was for those who waited says nothing of how many to take ahead.
+            let ahead = grant.tokens.saturating_sub(lease.covered).max(1);
+            (lease.size, lease.since, lease.until) = (ahead, now, now + super::nanoseconds(LIFE));
         }
         lease.reserved = lease.covered.min(lease.tokens);
         if is_short {
@@ -299,9 +308,10 @@ impl Lease {
         self.order - u64::from(self.asked)
     }
 
-    /// Forgets tokens that nobody has used in time.
+    /// Forgets tokens that nobody has used in time: so many less are taken ahead the next time.
     fn expire(&mut self, now: u64) {
-        if self.until < now {
+        if self.until < now && self.tokens > 0 {
+            (self.size, self.short) = (self.size.saturating_sub(self.tokens).max(1), false);
             (self.tokens, self.reserved) = (0, 0);
         }
     }
@@ -375,10 +385,10 @@ mod tests {
                 sizes.push(size);
             }
         }
-        assert_eq!(sizes[..3], [1, 2, 4]);
+        assert_eq!(sizes[..4], [1, 2, 2, 4]);
         assert!(sizes.iter().all(|size| *size <= 10) && sizes.contains(&10), "{sizes:?}");
-        // A second of silence later they are lost, and it begins with fewer.
-        assert_eq!(ordered(leases.draw(7, 1, now + 10_000 * MS, None)), Some(5));
+        // Ten seconds of silence later they are lost, and it begins with as few as were used.
+        assert_eq!(ordered(leases.draw(7, 1, now + 10_000 * MS, None)), Some(1));
     }
 
     /// What is to be ordered for a request that waits.
@@ -483,9 +493,9 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        others.iter().take(2).for_each(|gone| hour.leave(*gone, 1));
+        others.iter().take(2).for_each(|gone| hour.leave(*gone));
         hour.deliver(7, Some(1), grant(1, 9), 2 * MS);
-        hour.leave(ticket, 1);
+        hour.leave(ticket);
         assert!(matches!(hour.draw(7, 1, 2 * MS, Some(others[2])), Drawn::Taken(..)), "nobody else waits for it");
     }
 
@@ -532,7 +542,7 @@ mod tests {
         leases.deliver(7, Some(1), grant(1, 2), 3 * MS);
         assert_eq!(ordered(leases.draw(7, 1, 3 * MS, None)), Some(1), "the other one is for whom it was ordered");
         leases.give_up(7);
-        let second = Some(Ticket { leases: leases.address(), hash: 7, order: 2 });
+        let second = Some(Ticket { leases: leases.address(), hash: 7, order: 2, cost: 1 });
         assert!(matches!(leases.draw(7, 1, 3 * MS, second), Drawn::Taken(_, Some(1))), "it is busy");
         leases.give_up(7);
         // What the store has said of the dear one is not forgotten over that.
@@ -542,6 +552,46 @@ mod tests {
         leases.deliver(7, Some(2), Grant { wait: Duration::from_millis(20), ..none }, 4 * MS);
         assert!(matches!(leases.draw(7, 2, 5 * MS, None), Drawn::Refused(..)));
         assert_eq!(ordered(leases.draw(7, 1, 5 * MS, None)), Some(1));
+    }
+
+    /// Bursts of requests that come at once, a pause after each: how many tokens are taken for them from a store that answers after a while.
+    fn taken_for_bursts(bursts: u64, of: usize, pause: u64, delay: u64) -> u32 {
+        let leases = Leases::new(1_000);
+        let (mut due, mut taken, mut waiting) = (Vec::<(u64, u32)>::new(), 0, Vec::<Option<Ticket>>::new());
+        for now in (1..=bursts * pause + 1_000).map(|step| step * MS) {
+            for (_, size) in due.extract_if(.., |(at, _)| *at <= now) {
+                taken += size;
+                leases.deliver(7, Some(1), grant(size, 500), now);
+            }
+            if now % (pause * MS) == 0 && now / (pause * MS) <= bursts {
+                waiting.extend((0..of).map(|_| None));
+            }
+            for ticket in std::mem::take(&mut waiting) {
+                if ticket.is_some_and(|ticket| leases.awaits(ticket)) {
+                    waiting.push(ticket);
+                    continue;
+                }
+                let more = match leases.draw(7, 1, now, ticket) {
+                    Drawn::Taken(_, more) => more,
+                    Drawn::None(more, ticket) => {
+                        waiting.push(Some(ticket));
+                        more
+                    }
+                    drawn => panic!("{drawn:?}"),
+                };
+                due.extend(more.map(|size| (now + delay * MS, size)));
+            }
+        }
+        assert!(waiting.is_empty(), "everybody is served");
+        taken
+    }
+
+    #[test]
+    fn requests_that_come_together_now_and_then_take_hardly_more_than_they_use() {
+        for (of, delay) in [(2, 1), (4, 1), (6, 1), (6, 20), (16, 5)] {
+            let (used, taken) = (25 * of as u32, taken_for_bursts(25, of, 700, delay));
+            assert!(taken <= used * 2, "bursts of {of}: {taken} for {used}");
+        }
     }
 
     #[test]
@@ -583,7 +633,7 @@ mod tests {
     /// Who waits, since when.
     struct Waiter {
         proxy: usize,
-        ticket: Ticket,
+        ticket: Option<Ticket>,
         since: u64,
     }
 
@@ -607,9 +657,9 @@ mod tests {
             }
             let woken = std::mem::take(&mut waiters);
             let (woken, asleep): (Vec<_>, Vec<_>) =
-                woken.into_iter().partition(|one| !proxies[one.proxy].awaits(one.ticket));
+                woken.into_iter().partition(|one| one.ticket.is_none_or(|ticket| !proxies[one.proxy].awaits(ticket)));
             waiters = asleep;
-            let come = |proxy| Waiter { proxy, ticket: Ticket { leases: 0, hash: 0, order: 0 }, since: now };
+            let come = |proxy| Waiter { proxy, ticket: None, since: now };
             let mut ready: Vec<Waiter> = Vec::new();
             for proxy in 0..proxies.len() {
                 ready.extend((0..number(crowd + 1) * number(2)).map(|_| come(proxy)));
@@ -620,14 +670,14 @@ mod tests {
                 _ => ready = woken.into_iter().chain(ready).collect(),
             }
             for one in ready {
-                let more = match proxies[one.proxy].draw(7, 1, now, Some(one.ticket)) {
+                let more = match proxies[one.proxy].draw(7, 1, now, one.ticket) {
                     Drawn::Taken(_, more) => {
                         passed.push(now);
                         longest = longest.max(now - one.since);
                         more
                     }
                     Drawn::None(more, ticket) => {
-                        waiters.push(Waiter { ticket, ..one });
+                        waiters.push(Waiter { ticket: Some(ticket), ..one });
                         more
                     }
                     Drawn::Refused(..) => {

@@ -175,6 +175,15 @@ impl Waited {
         !matches!(self, Waited::For(_, last) if *last < position)
     }
 
+    /// What was ordered at these is not needed any more.
+    pub(crate) fn leave(&self, leases: &Leases) {
+        if let Waited::For(ticket, _) = self
+            && leases.are_of(*ticket)
+        {
+            leases.leave(*ticket);
+        }
+    }
+
     /// How far a request has come that waits at this position now.
     pub(crate) fn last(this: Option<Waited>, position: usize) -> usize {
         match this {
@@ -241,7 +250,7 @@ impl Shared {
                     self.order(limit, hash, StoreName::of(key), want, Some(cost));
                 }
                 let timeout = self.store.address.timeout * 2;
-                let until = self.store.answered(&self.leases, (ticket, cost));
+                let until = self.store.answered(&self.leases, ticket);
                 Draw::Wait(Wait { what: "tokens of a shared limit", until, timeout }, ticket)
             }
         }

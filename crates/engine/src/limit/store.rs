@@ -199,10 +199,10 @@ impl Store {
     pub(crate) fn answered(
         self: &Arc<Self>,
         leases: &Arc<Leases>,
-        (ticket, cost): (Ticket, u32),
+        ticket: Ticket,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        Box::pin(Answered { store: Arc::clone(self), leases: Arc::clone(leases), ticket, cost, number, is_over: false })
+        Box::pin(Answered { store: Arc::clone(self), leases: Arc::clone(leases), ticket, number, is_over: false })
     }
 }
 
@@ -241,7 +241,6 @@ struct Answered {
     store: Arc<Store>,
     leases: Arc<Leases>,
     ticket: Ticket,
-    cost: u32,
     number: u64,
     is_over: bool,
 }
@@ -279,7 +278,7 @@ impl Drop for Answered {
     fn drop(&mut self) {
         self.leave();
         if !self.is_over {
-            self.leases.leave(self.ticket, self.cost);
+            self.leases.leave(self.ticket);
         }
     }
 }
@@ -342,7 +341,7 @@ mod tests {
         let grant = Grant { tokens: 1, wait: Duration::ZERO, left: 5, full_in: Duration::from_secs(1) };
         let Drawn::None(Some(1), first) = leases.draw(7, 1, 1, None) else { panic!("there is none") };
         let Drawn::None(None, second) = leases.draw(7, 1, 1, None) else { panic!("it is ordered") };
-        let mut waits = [first, second, second].map(|ticket| store.answered(&leases, (ticket, 1)));
+        let mut waits = [first, second, second].map(|ticket| store.answered(&leases, ticket));
         assert!(waits.iter_mut().all(|wait| wait.as_mut().poll(&mut cx).is_pending()));
         leases.deliver(7, Some(1), grant, 2);
         store.wake(7);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::RouteRef;
 use super::parents::{About, Refusal};
-use crate::kinds::{Object, ParentReference, ServiceSpec};
+use crate::kinds::{AppProtocol, Object, ParentReference, ServicePort, ServiceSpec};
 use crate::schema::Text;
 use crate::world::World;
 
@@ -95,6 +95,11 @@ impl ServiceDrafts {
             return Err(Refusal::new("NoMatchingParent", About::Parent, why, remedy));
         };
         let port = find_port(service, parent)?;
+        let is_for_streams = matches!(route, RouteRef::Tcp(_));
+        let mut ports = service.spec.ports.iter().filter(|one| port.is_none_or(|wanted| wanted == one.port));
+        if !ports.any(|port| carries(port, is_for_streams)) {
+            return Err(declared_otherwise(service, port, is_for_streams));
+        }
         let routes = self.0.entry((namespace.clone(), parent.name.clone())).or_default();
         let known = |one: &ServiceRoute| one.order == order && (one.port.is_none() || one.port == port);
         if !routes.iter().any(known) {
@@ -109,6 +114,31 @@ impl ServiceDrafts {
     pub(super) fn finish(self) -> Vec<AttachedService> {
         self.0.into_iter().map(|((namespace, name), routes)| AttachedService { namespace, name, routes }).collect()
     }
+}
+
+/// Whether what is declared of a port leaves room for requests, or for connections that are not looked at.
+fn carries(port: &ServicePort, streams: bool) -> bool {
+    match port.speaks() {
+        AppProtocol::Unknown => true,
+        AppProtocol::Http1 | AppProtocol::Http2 => !streams,
+        AppProtocol::Opaque => streams,
+    }
+}
+
+fn declared_otherwise(service: &Object<ServiceSpec>, port: Option<u16>, streams: bool) -> Refusal {
+    let declared = service.spec.ports.iter().find(|one| port.is_none_or(|wanted| wanted == one.port));
+    let word = declared.and_then(|port| port.app_protocol.as_deref()).unwrap_or_default();
+    let name = format!("{}/{}", service.meta.namespace, service.meta.name);
+    let port = port.map_or_else(|| "every port".to_owned(), |port| format!("port {port}"));
+    let (what, other) = match streams {
+        true => ("requests are routed there and no connections", "`appProtocol: tcp`, or use an HTTPRoute"),
+        false => (
+            "what it carries is not looked at",
+            "`appProtocol: http` if it speaks HTTP in clear text, or use a TCPRoute",
+        ),
+    };
+    let why = format!("{port} of Service {name} is declared with `appProtocol: {word}`, so that {what}");
+    Refusal::new("NotAllowedByListeners", About::Parent, why, format!("declare {other}"))
 }
 
 /// The port that a parentRef means by number, by name (`sectionName`), or by both; none is every port.

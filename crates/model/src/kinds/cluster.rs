@@ -84,6 +84,39 @@ crate::object! {
     }
 }
 
+/// What a port speaks in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// Nobody said: the first bytes tell.
+    #[default]
+    Unknown,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge, gRPC among it.
+    Http2,
+    /// Something that is not looked at.
+    Opaque,
+}
+
+impl AppProtocol {
+    /// What an `appProtocol` says. A word that is not known says nothing.
+    pub fn of(word: Option<&str>) -> AppProtocol {
+        match word.unwrap_or_default() {
+            "http" | "HTTP" | "kubernetes.io/ws" => AppProtocol::Http1,
+            "http2" | "grpc" | "h2c" | "kubernetes.io/h2c" => AppProtocol::Http2,
+            "tcp" | "TCP" | "tls" | "https" | "mysql" | "postgres" | "redis" | "mongo" | "amqp" => AppProtocol::Opaque,
+            _ => AppProtocol::Unknown,
+        }
+    }
+}
+
+impl ServicePort {
+    /// What it speaks in the mesh.
+    pub fn speaks(&self) -> AppProtocol {
+        AppProtocol::of(self.app_protocol.as_deref())
+    }
+}
+
 /// A port by number or by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TargetPort {

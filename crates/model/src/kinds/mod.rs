@@ -29,7 +29,7 @@ pub use backend_tls_policy::{
     BackendTlsPolicySpec, BackendTlsValidation, PolicyTargetReference, SubjectAltName, WellKnownCaCertificates,
 };
 pub use cluster::{
-    ConfigMapBody, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSliceBody, ForZone,
+    AppProtocol, ConfigMapBody, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSliceBody, ForZone,
     NamespaceBody, SecretBody, SecretBytes, ServicePort, ServiceSpec, TargetPort,
 };
 pub use consumer::ConsumerSpec;

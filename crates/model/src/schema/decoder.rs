@@ -340,7 +340,7 @@ impl Decoder {
                     Some(Step::Field(name)) => *name,
                     _ => "",
                 };
-                self.refuse(owner, format!("the field `{name}` is missing"));
+                self.refuse(owner, format!("the field `{name}` is missing")).remedy(format!("add `{name}:`"));
                 None
             }
         }

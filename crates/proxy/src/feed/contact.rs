@@ -125,7 +125,8 @@ struct FirstContact {
 /// The root that the token names is not there.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "who answers is not the control plane that made the join token: no certificate that it shows has the fingerprint {0}"
+    "no certificate that the control plane shows has the fingerprint {0}, which the join token names: it is another control plane, or its root \
+     was replaced since the token was made; make a new one with `transept token create`"
 )]
 struct OtherRoot(Fingerprint);
 

@@ -11,7 +11,7 @@ use transept_model::kinds::cluster::SERVICE_NAME_LABEL;
 use transept_model::kinds::workload::{find_learned, is_proven};
 use transept_model::kinds::{Object, ServicePort, ServiceSpec, WorkloadHealth, WorkloadPort, WorkloadSpec};
 
-use super::{AppProtocol, Sides, whole_rule};
+use super::{AppProtocol, Sides, protocol, whole_rule};
 use crate::learned::Known;
 use crate::role::{Destinations, Role, Tunnel};
 use crate::snapshot::{BackendId, Endpoint, Listener, ListenerName, Speaks};
@@ -97,7 +97,7 @@ impl<'w> Sides<'_, 'w> {
             name: format!("{name}/{}", at.ip()).into(),
             port: Some(at.port()),
         };
-        let backend = self.backends.shut(id, AppProtocol::Unknown.upstream(), at, Arc::clone(policy));
+        let backend = self.backends.shut(id, protocol::upstream(AppProtocol::Unknown), at, Arc::clone(policy));
         let rule = Arc::new(whole_rule(namespace, name, at.port(), self.site(namespace, name), Ok(backend)));
         let listener = self.listener(namespace, name, at.port(), rule, None, Role::Outbound);
         let name = ListenerName { section: format!("outbound-{at}").into(), ..listener.name.clone() };
@@ -115,7 +115,7 @@ impl<'w> Sides<'_, 'w> {
     ) -> Option<Arc<Listener>> {
         let (namespace, name, target) = (&*workload.meta.namespace, &*workload.meta.name, port.target());
         let service = workload.spec.services.first().map_or(name, |service| &**service);
-        let protocol = AppProtocol::of(port.app_protocol.as_deref());
+        let declared = AppProtocol::of(port.app_protocol.as_deref());
         let id = BackendId {
             kind: "Instance",
             namespace: namespace.into(),
@@ -130,17 +130,17 @@ impl<'w> Sides<'_, 'w> {
                     identity: workload.spec.identity(&workload.meta).into(),
                 };
                 let endpoint = Endpoint { tunnel: Some(Arc::new(tunnel)), ..Endpoint::at(at) };
-                self.backends.fixed(id, protocol.upstream(), endpoint)
+                self.backends.fixed(id, protocol::upstream(declared), endpoint)
             }
             None => {
                 let policy = self.tunnel_only(workload, port)?;
-                self.backends.shut(id, protocol.upstream(), at, policy)
+                self.backends.shut(id, protocol::upstream(declared), at, policy)
             }
         };
         let rule = Arc::new(whole_rule(namespace, service, target, self.site(namespace, service), Ok(backend)));
         let listener = self.listener(namespace, service, target, rule, None, Role::Outbound);
         let name = ListenerName { section: format!("outbound-{name}-{target}").into(), ..listener.name.clone() };
-        let speaks = protocol.speaks();
+        let speaks = protocol::speaks(declared);
         let learned = self.learned(speaks, &name);
         let hint = find_learned(&workload.meta, port.port).map(Known::of_word).unwrap_or_default();
         Some(Arc::new(Listener { metric_label: name.to_string().into(), name, speaks, learned, hint, ..listener }))
