@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use foldhash::fast::FixedState;
 use transept_model::attach::{Locale, PolicyTarget};
-use transept_model::kinds::TRANSEPT_GROUP;
+use transept_model::kinds::{BackendObjectReference, TRANSEPT_GROUP};
 use transept_model::place::{Invalid, ObjectName};
 use transept_model::references::{
     self, AppProtocol, BackendTarget, BackendTls, EndpointAddress, RefProblem, References, Referrer, ResolvedBackend,
@@ -195,10 +195,8 @@ impl<'w> Backends<'w> {
         let mut conditions = Vec::new();
         for one in wanted {
             let found = match &one.to {
-                WantedBackend::Reference(reference) => {
-                    let from = Referrer { group: TRANSEPT_GROUP, kind: &one.by.kind, namespace: &one.by.namespace };
-                    self.find(&from, BackendTarget::from(reference))
-                }
+                WantedBackend::Reference(reference) => self.find_wanted(one, reference),
+                WantedBackend::Confidant(reference) => self.find_wanted(one, reference).and_then(in_confidence),
                 WantedBackend::Origin(origin) => Ok(self.origin(origin)),
             };
             if let Err(broken) = &found {
@@ -206,13 +204,24 @@ impl<'w> Backends<'w> {
                 invalid.object = Some(one.by.clone());
                 problems.push(invalid);
                 let message = format!("{} Until it is mended, the policy lets nothing through.", broken.why);
-                let condition = Condition::new("ResolvedRefs", Truth::False, "BackendNotFound", message);
+                let reason =
+                    if broken.reason == Reason::BackendTlsInvalid { "InvalidBackend" } else { "BackendNotFound" };
+                let condition = Condition::new("ResolvedRefs", Truth::False, reason, message);
                 conditions.push((one.by.clone(), condition));
             }
             // Each is settled once.
             let _ = one.callee.set(found);
         }
         conditions
+    }
+
+    fn find_wanted(
+        &mut self,
+        wanted: &'w Wanted,
+        reference: &'w BackendObjectReference,
+    ) -> Result<Arc<Backend>, BrokenRef> {
+        let from = Referrer { group: TRANSEPT_GROUP, kind: &wanted.by.kind, namespace: &wanted.by.namespace };
+        self.find(&from, BackendTarget::from(reference))
     }
 
     /// The server of a URL.
@@ -369,6 +378,31 @@ impl<'w> Backends<'w> {
         let mut backends: Vec<_> = self.made.into_values().collect();
         backends.sort_by(|a, b| (&a.id, a.protocol).cmp(&(&b.id, b.protocol)));
         (backends, self.changes)
+    }
+}
+
+/// A backend that may be told secrets and is believed: nobody on the way reads them, or answers instead of it.
+fn in_confidence(backend: Arc<Backend>) -> Result<Arc<Backend>, BrokenRef> {
+    let is_open =
+        |endpoint: &Endpoint| endpoint.tunnel.is_none() && !endpoint.address.ip().to_canonical().is_loopback();
+    let is_away = |name: &DnsName| &*name.name != "localhost" && !name.name.ends_with(".localhost");
+    let in_clear_text = backend.tls.is_none()
+        && backend.tunnel_only.is_none()
+        && match &backend.source {
+            EndpointSource::Static => backend.endpoints.load().endpoints().iter().any(is_open),
+            EndpointSource::Dns { names, fixed } => names.iter().any(is_away) || fixed.iter().any(is_open),
+        };
+    match in_clear_text {
+        true => Err(BrokenRef {
+            reason: Reason::BackendTlsInvalid,
+            why: format!(
+                "{} would be asked in clear text, where anybody on the way could read along or answer; attach a BackendTLSPolicy, or leave \
+                 `backendRef` out.",
+                backend.label
+            )
+            .into(),
+        }),
+        false => Ok(backend),
     }
 }
 

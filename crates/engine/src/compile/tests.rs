@@ -715,3 +715,41 @@ fn what_judges_requests_is_not_attached_to_connections() {
         }
     }
 }
+
+#[test]
+fn who_is_told_secrets_is_not_asked_in_clear_text() {
+    let told = |address: &str, more: &str| {
+        let yaml = format!(
+            "{}---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {{name: idp}}
+spec: {{endpoints: [{{address: {address}, port: 8443}}]}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {{name: tokens}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}}]
+  schemes:
+  - name: token
+    jwt: {{issuer: 'https://idp.test', audiences: [a], keys: {{url: 'https://idp.test/keys', backendRef: {{group: transept.dev, kind: Backend, name: idp}}}}}}
+{more}",
+            site("10.0.0.1", "HTTP", "a")
+        );
+        let problems = compiled(&yaml, None).0.problems.iter().map(|one| one.why.clone()).collect::<Vec<_>>();
+        problems.join("; ")
+    };
+    assert!(told("10.0.0.9", "").contains("default/idp would be asked in clear text"), "{}", told("10.0.0.9", ""));
+    assert!(told("idp.test", "").contains("in clear text"));
+    assert_eq!((told("127.0.0.1", ""), told("localhost", "")), (String::new(), String::new()));
+    let with_tls = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: idp}
+spec:
+  targetRefs: [{group: transept.dev, kind: Backend, name: idp}]
+  validation: {hostname: idp.test, wellKnownCACertificates: System}
+";
+    assert_eq!(told("10.0.0.9", with_tls), "");
+}

@@ -515,44 +515,49 @@ fn schemes_of(world: &World) -> impl Iterator<Item = &str> {
     schemes.filter_map(|scheme| scheme.field("name")?.text())
 }
 
-/// The request with its path as backends may read it: in normal form, where the listener leaves paths as they are; and with encoded slashes as slashes, where
-/// it lets those through. None where that is how it came.
+/// The request with its path as backends may read it: in normal form, where the listener leaves paths as they are; with one slash where it leaves
+/// several; with encoded slashes as slashes, where it lets those through; and in each of these ways after another one, because some resolve
+/// dot segments before they see to slashes, and some never see to these. None where that is how it came.
 fn other_forms(x: &Exchange<'_>) -> SmallVec<[Request; 2]> {
-    let came = x.request.path();
+    let rules = x.notes.paths;
+    let has_slashes = rules.encoded_slash == Slashes::Keep;
+    let is_loose = rules.form == Form::Raw || rules.merge_slashes == MergeSlashes::Keep;
     let mut forms = SmallVec::new();
-    let (is_raw, has_slashes) = (x.notes.paths.form == Form::Raw, x.notes.paths.encoded_slash == Slashes::Keep);
-    let mut normal = Vec::new();
-    let mut add = |path: &[u8]| {
-        if path == came || forms.iter().any(|form: &Request| form.path() == path) {
-            return;
+    if !has_slashes && !is_loose {
+        return forms;
+    }
+    let mut paths = vec![x.request.path().to_vec()];
+    let mut index = 0;
+    while let Some(path) = paths.get(index).cloned().filter(|_| index < MOST_FORMS) {
+        index += 1;
+        let decoded = (has_slashes && path.contains(&b'%')).then(|| with_slashes(&path)).filter(|other| *other != path);
+        let loose = is_loose.then_some(path);
+        for from in [loose, decoded].into_iter().flatten() {
+            for merge_slashes in [MergeSlashes::Merge, MergeSlashes::Keep] {
+                let rules = PathRules { form: Form::Normalize, merge_slashes, ..rules };
+                let mut normal = Vec::new();
+                // What has no normal form is judged as it is.
+                let form = match normalize::path(&from, &rules, &mut normal) {
+                    Ok(Normal::Rewritten) => normal,
+                    Ok(Normal::Unchanged) | Err(_) => from.clone(),
+                };
+                if !paths.contains(&form) {
+                    paths.push(form);
+                }
+            }
         }
+    }
+    for path in paths.iter().skip(1) {
         let mut request = x.request.clone();
         if request.set_path(path).is_ok() {
             forms.push(request);
         }
-    };
-    // Some resolve dot segments before they see to repeated slashes, and some never see to these.
-    for merge_slashes in [MergeSlashes::Merge, MergeSlashes::Keep] {
-        let rules = PathRules { form: Form::Normalize, merge_slashes, ..x.notes.paths };
-        // What has no normal form was refused when it came.
-        if is_raw && normalize::path(came, &rules, &mut normal) == Ok(Normal::Rewritten) {
-            add(&normal);
-            let merged = PathRules { merge_slashes: MergeSlashes::Merge, ..rules };
-            let mut twice = Vec::new();
-            if normalize::path(&normal, &merged, &mut twice) == Ok(Normal::Rewritten) {
-                add(&twice);
-            }
-        }
-        if has_slashes && came.contains(&b'%') {
-            let decoded = with_slashes(came);
-            match normalize::path(&decoded, &rules, &mut normal) {
-                Ok(Normal::Rewritten) => add(&normal),
-                Ok(Normal::Unchanged) | Err(_) => add(&decoded),
-            }
-        }
     }
     forms
 }
+
+/// No path has more forms than that: the ways are few, and each changes nothing a second time.
+const MOST_FORMS: usize = 16;
 
 /// A path whose encoded slashes and backslashes are slashes.
 fn with_slashes(path: &[u8]) -> Vec<u8> {

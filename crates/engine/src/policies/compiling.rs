@@ -58,6 +58,8 @@ pub(crate) struct Wanted {
 #[derive(Debug)]
 pub(crate) enum WantedBackend {
     Reference(BackendObjectReference),
+    /// One that is told secrets, or whose word is believed.
+    Confidant(BackendObjectReference),
     Origin(Origin),
 }
 
@@ -206,6 +208,11 @@ impl<'c> CompileCx<'c> {
     /// callee that does not is answered for by the policy, which fails closed.
     pub fn backend(&mut self, reference: &BackendObjectReference) -> Callee {
         self.want(reference.at, WantedBackend::Reference(reference.clone()))
+    }
+
+    /// The same for one that is told secrets, or whose word is believed: it must be on this machine, or be reached by TLS or through the mesh.
+    pub fn confidant(&mut self, reference: &BackendObjectReference) -> Callee {
+        self.want(reference.at, WantedBackend::Confidant(reference.clone()))
     }
 
     /// The server of an absolute URL with the scheme `https`, or `http` where what is said there is not secret and cannot be forged on the

@@ -207,6 +207,31 @@ spec:
     }
 
     #[test]
+    fn a_route_of_another_protocol_than_a_port_declares_is_not_accepted() {
+        let attached = |protocol: &str, kind: &str| {
+            let yaml = format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: cart, namespace: shop}}, spec: {{ports: [{{port: 80{protocol}}}]}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: r, namespace: shop}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: cart, port: 80}}], rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]}}"
+            );
+            let loaded = load(&[SourceText::new("test.yaml", yaml)], &[]);
+            assert!(loaded.invalid.is_empty(), "{:?}", loaded.invalid);
+            attach(&loaded.world, &Surroundings::default()).services.len()
+        };
+        for kind in ["HTTPRoute", "GRPCRoute"] {
+            assert_eq!((attached("", kind), attached(", appProtocol: http", kind)), (1, 1));
+            for word in ["https", "tcp", "redis"] {
+                assert_eq!(attached(&format!(", appProtocol: {word}"), kind), 0, "{word}");
+            }
+        }
+        assert_eq!((attached("", "TCPRoute"), attached(", appProtocol: redis", "TCPRoute")), (1, 1));
+        assert_eq!(attached(", appProtocol: grpc", "TCPRoute"), 0);
+    }
+
+    #[test]
     fn a_port_limits_a_route_to_itself() {
         let attached = attached(&[
             route("HTTPRoute", "shop", "all", ""),

@@ -312,7 +312,34 @@ spec: {{parentRefs: [{{group: '', kind: Service, name: cart}}], rules: [{{backen
     };
     assert_eq!(with("", false), (Speaks::Opaque, RouteKind::Tcp));
     assert_eq!(with("", true), (Speaks::Detect, RouteKind::Tcp));
-    assert_eq!(with(", appProtocol: http", false), (Speaks::Http, RouteKind::Tcp));
+    // Declared as HTTP it takes no such route.
+    assert_eq!(with(", appProtocol: http", false), (Speaks::Http, RouteKind::Service));
+}
+
+#[test]
+fn a_port_whose_routes_have_policies_carries_requests_only() {
+    let speaks = |policy: &str| {
+        let yaml = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: cart, namespace: shop}}, spec: {{ports: [{{port: 80}}]}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: web, namespace: shop}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: cart}}], rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]}}
+{policy}"
+        );
+        let snapshot = compiled(&yaml, &station(), None).install();
+        bind(&snapshot, 9001).callee(None).expect("the cart").speaks
+    };
+    assert_eq!(speaks(""), Speaks::Detect);
+    let on_route = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]";
+    let policy = |kind: &str, rest: &str| {
+        format!(
+            "---\n{{apiVersion: transept.dev/v1alpha1, kind: {kind}, metadata: {{name: a, namespace: shop}}, spec: {{{on_route}, {rest}}}}}"
+        )
+    };
+    assert_eq!(speaks(&policy("AuthorizationPolicy", "deny: [{to: [{paths: [/admin/*]}]}]")), Speaks::Http);
+    assert_eq!(speaks(&policy("HeaderPolicy", "request: {set: [{name: X-A, value: b}]}")), Speaks::Detect);
 }
 
 #[test]

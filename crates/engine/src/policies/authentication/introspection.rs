@@ -148,7 +148,7 @@ impl Scheme for IntrospectionScheme {
     fn compile(name: &Text, spec: &IntrospectionSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let url = cx.url(spec.at, &spec.url, PlainHttp::OnLoopback)?;
         let url = match &spec.backend_ref {
-            Some(reference) => Url { callee: cx.backend(reference), ..url },
+            Some(reference) => Url { callee: cx.confidant(reference), ..url },
             None => url,
         };
         let secret = spec.client_secret.read_text(cx)?;

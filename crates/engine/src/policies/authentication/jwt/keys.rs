@@ -66,7 +66,7 @@ fn asked(keys: Option<&KeysSpec>, cx: &CompileCx<'_>) -> String {
 /// The URL, asked of the backend that is named instead of its host, if one is.
 fn reached(keys: &KeysSpec, url: Url, cx: &mut CompileCx<'_>) -> Url {
     match &keys.backend_ref {
-        Some(reference) => Url { callee: cx.backend(reference), ..url },
+        Some(reference) => Url { callee: cx.confidant(reference), ..url },
         None => url,
     }
 }
