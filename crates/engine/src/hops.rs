@@ -36,8 +36,22 @@ pub fn attempt(request: &Request) -> u32 {
 
 /// Whether a layer behind has tried for this response more than once, or says that it is its last word: it is not tried for again.
 pub fn was_retried(response: &Response) -> bool {
-    number(&response.fields).is_some_and(|attempt| attempt > 1)
+    number(&response.fields).is_some_and(|attempt| attempt > 1) || is_overloaded(response)
 }
+
+/// Whether a server, an Envoy for one, says that it is too busy: another try would make it worse.
+fn is_overloaded(response: &Response) -> bool {
+    response.status == 503 && response.fields.iter().any(|(name, _)| name.as_str().eq_ignore_ascii_case(OVERLOADED))
+}
+
+/// Tells an Envoy in front that there is no room: it does not try again.
+pub fn tell_overload(fields: &mut Fields) {
+    // A word is a valid value.
+    let _ = fields.push_bytes(OVERLOADED.as_bytes(), b"true");
+}
+
+/// What Envoys call it.
+const OVERLOADED: &str = "x-envoy-overloaded";
 
 /// Tells a proxy in front, and nobody else, which try a response is of, if there was another one before it here or further behind.
 pub fn pass_on_attempt(response: &mut Response, attempt: Option<u32>, is_relayed: bool) {
@@ -200,5 +214,8 @@ mod tests {
         assert!(was_retried(&response), "what was tried further behind is passed on");
         pass_on_attempt(&mut response, Some(3), false);
         assert!(!response.fields.contains(FieldId::X_TRANSEPT_ATTEMPT), "a client hears nothing of it");
+        assert!(!was_retried(&response));
+        tell_overload(&mut response.fields);
+        assert!(was_retried(&response), "who has no room is left alone");
     }
 }

@@ -251,3 +251,29 @@ async fn the_time_of_a_request_does_not_end_its_tunnel() {
     assert_eq!(call.status, 504);
     served.sees_the_end().await;
 }
+
+/// It is routed, judged and counted as what the backend gets: a GET.
+#[tokio::test]
+async fn a_stream_that_becomes_a_tunnel_is_judged_as_the_get_that_it_becomes() {
+    let mut backend = Backend::start(Up::Http1).await;
+    let policy = "apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: who}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gate-0}]
+  deny: [{to: [{methods: [GET], paths: [/secret]}]}, {to: [{methods: [CONNECT]}]}]
+";
+    let gateway = Setup::before(&backend).document(policy).start().await;
+    let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
+    let (asked, ()) = tokio::join!(caller.get("/"), async { backend.next().await.answer(200, "").await });
+    assert_eq!(asked.0, 200);
+    for protocol in ["websocket", "foo"] {
+        let mut call = caller.ask(Ask::get("/secret").extended(protocol)).await;
+        assert_eq!(call.answer().await.0, 403);
+    }
+    // A backend that answers as though it were a request like any other opens no tunnel.
+    let mut call = caller.ask(Ask::get("/open").extended("websocket")).await;
+    backend.next().await.answer(200, "page").await;
+    assert_eq!(call.answer().await.0, 502);
+    assert!(backend.unheard().is_none());
+}

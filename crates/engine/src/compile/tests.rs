@@ -419,11 +419,28 @@ spec:
             site("10.0.0.1", "HTTP", "a")
         )
     };
+    let on_service = |allow: &str| {
+        let service = "---\n{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}\n";
+        let to =
+            |kind: &str| policy(allow).replace("group: gateway.networking.k8s.io, kind: Gateway, name: default", kind);
+        format!("{}{service}", to("group: '', kind: Service, name: cart"))
+    };
     let notes = |yaml: &str| compiled(yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>();
     let found = notes(&policy("scopes: [orders.read]"));
     assert!(found.len() == 1 && found[0].contains("AuthorizationPolicy default/readers"), "{found:?}");
     assert!(found[0].contains("no AuthenticationPolicy finds that out where it is in force; attach"), "{found:?}");
     assert_eq!(notes(&policy("addresses: [10.0.0.0/8]")), Vec::<String>::new());
+    // Beside a program of the mesh there is nobody else who could.
+    let found = notes(&on_service("groups: [staff]"));
+    assert!(found.len() == 1 && found[0].contains("on a Service ask for `identities`"), "{found:?}");
+    for known in [
+        "identities: ['*']",
+        "namespaces: [shop]",
+        "principals: ['spiffe://transept.local/ns/a/sa/b']",
+        "addresses: [10.0.0.0/8]",
+    ] {
+        assert_eq!(notes(&on_service(known)), Vec::<String>::new(), "{known}");
+    }
 }
 
 #[test]

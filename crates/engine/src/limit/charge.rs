@@ -182,7 +182,7 @@ fn draw_all<'l>(
         {
             // What was ordered for it is there for others.
             waited_of(x).into_iter().for_each(|waited| waited.leave(&shared.leases));
-            (one.drawn, one.spared) = (Some((shared.leases.standing(hash, now), None)), true);
+            (one.drawn, one.spared) = (Some((shared.standing(hash, now), None)), true);
         } else if let Some(shared) = &limit.shared {
             let waited = waited_of(x);
             match shared.draw(limit, hash, &key, one.cost, now, waited.filter(|waited| waited.concerns(index))) {

@@ -260,9 +260,17 @@ impl Shared {
     fn draw_at_last(&self, hash: u64, cost: u32, now: u64) -> Draw {
         match self.leases.draw_at_once(hash, cost, now) {
             Some(standing) => Draw::Taken(standing),
-            None if self.leases.has_run_out(hash) => Draw::Refused(self.leases.standing(hash, now), self.time_of(cost)),
+            None if self.leases.has_run_out(hash) => Draw::Refused(self.standing(hash, now), self.time_of(cost)),
             None => self.without_store(),
         }
+    }
+
+    /// How a key stands at a moment at which nobody asks the store: what is not known to be used is there.
+    pub(crate) fn standing(&self, hash: u64, now: u64) -> Standing {
+        let known = self.leases.standing(hash, now);
+        let used = known.full_in.as_nanos().div_ceil(self.bucket.interval().as_nanos().max(1));
+        let left = i64::from(self.bucket.burst).saturating_sub(i64::try_from(used).unwrap_or(i64::MAX));
+        Standing { left: known.left.max(left), ..known }
     }
 
     /// When there may be so many tokens again, where nothing better is known.

@@ -169,7 +169,21 @@ object! {
     check check_header;
 }
 
+/// Fields of one connection (RFC 9110 section 7.6.1), which are taken out before policies are asked.
+const OF_CONNECTIONS: &[&str] = &["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
 fn check_header(header: &AccessHeader, value: &transept_model::value::Value, cx: &mut Decoder) {
+    let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+    if is("host") {
+        cx.refuse_field(value, "name", "the host of a request is not among its fields here, so this never matches")
+            .remedy("write `hosts` beside `headers`");
+    }
+    if let Some(name) = OF_CONNECTIONS.iter().find(|name| is(name)) {
+        let why = format!(
+            "`{name}` is about one connection and is taken out before policies are asked, so this never matches"
+        );
+        cx.refuse_field(value, "name", why).remedy("ask for another field, for methods or for paths");
+    }
     // Lines are compared without spaces at their ends (RFC 9110 section 5.5).
     let is_padded = |text: &str| text.trim() != text;
     if header.values.iter().any(|pattern| is_padded(pattern.as_str())) {
@@ -434,7 +448,7 @@ impl Policy for AuthorizationPolicy {
         };
         let credential = self.asks_credential.zip(place).map(|(at, place)| {
             let what = "it asks who calls, by principals, groups, scopes or claims, and no AuthenticationPolicy finds that out";
-            let remedy = "attach an AuthenticationPolicy to the same target, or to its Gateway";
+            let remedy = "attach an AuthenticationPolicy to the same target, or to its Gateway; on a Service ask for `identities` or `namespaces`";
             Caution { at, what: format!("{what} {place}; {remedy}") }
         });
         let identity = self.asks_identity.filter(|_| known.proven == Identified::Nowhere).map(|at| {

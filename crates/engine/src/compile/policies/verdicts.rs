@@ -146,8 +146,21 @@ impl Policies<'_> {
         compiled.filter_map(|verdicts| verdicts.policy.as_ref()).flat_map(|policy| policy.ports()).collect()
     }
 
+    /// Takes note of what is known of callers beside programs of the mesh: their identities, and nothing that a credential says.
+    fn meet_members(&self) {
+        let is_beside =
+            |target: &PolicyTarget| matches!(target, PolicyTarget::Service { .. } | PolicyTarget::Namespace { .. });
+        let placed = self.on.iter().filter(|(target, _)| is_beside(target)).flat_map(|(_, placed)| placed);
+        for verdicts in placed.filter_map(|one| self.verdicts.get(one.policy)) {
+            verdicts.identified.note(false);
+            verdicts.proven.note(true);
+            verdicts.named.note(true);
+        }
+    }
+
     /// What the owners of policies should know, once all rules are made.
     pub(in crate::compile) fn notes(&self) -> Vec<Note> {
+        self.meet_members();
         let note = |verdicts: &Verdicts, at: Spot, what: String| {
             let at = if at.line == 0 { verdicts.at.clone() } else { Place::new(Arc::clone(&verdicts.at.file), at) };
             Note { at, object: Some(verdicts.name.clone()), what }
