@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use transept_engine::admit::admit_stream;
 use transept_engine::exchange::Connection;
@@ -141,13 +142,7 @@ async fn leave(
     let mut spoken = Spoken::Bytes(First::Nobody);
     let mut way = Way::now(&worker, listener);
     if way.listener.speaks == Speaks::Http {
-        let patience = Patience::with(Known::Http, idle);
-        spoken = match race::listen(&io, &mut inbound, None, &watch, &patience).await {
-            // It is to be HTTP, and what is wrong with it is refused in words.
-            Spoken::Bytes(_) => Spoken::Http1,
-            Spoken::Ended => Spoken::Gone,
-            spoken => spoken,
-        };
+        spoken = hear_requests(&io, &mut inbound, &watch, idle).await;
     } else if way.listener.speaks == Speaks::Detect {
         let known = race::recall(&worker, &way.listener);
         let patience = Patience::with(known, idle);
@@ -199,6 +194,15 @@ async fn leave(
             let it = H1Connection { io, inbound, connection, handshake: None, bound, watch, served: 0, _guest: guest };
             h1_server::serve(worker, Box::new(it)).await;
         }
+    }
+}
+
+/// What comes where nothing but HTTP may: what is wrong with it is refused in words.
+async fn hear_requests(io: &Io, inbound: &mut Inbound, watch: &Watch, idle: Option<Duration>) -> Spoken {
+    match race::listen(io, inbound, None, watch, &Patience::with(Known::Http, idle)).await {
+        Spoken::Bytes(_) => Spoken::Http1,
+        Spoken::Ended => Spoken::Gone,
+        spoken => spoken,
     }
 }
 
