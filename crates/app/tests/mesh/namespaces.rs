@@ -54,6 +54,7 @@ spec:
     mesh.configure(&format!("{CLOSED}{own}"));
     answered(desk.local[0], 200).await;
     answered(web.local[0], 200).await;
+    until(|| async { kept(&mesh, "misc") }, |text| text.contains("/own\"")).await;
     let denied = CLOSED.replace("  allow: [{name: web,", "  deny: [{name: web,");
     mesh.configure(&format!("{denied}{own}"));
     answered(web.local[0], 403).await;
@@ -62,7 +63,7 @@ spec:
     // It is known after a restart without a control plane, before anything else is.
     mesh.configure(CLOSED);
     answered(desk.local[0], 403).await;
-    until(|| async { kept(&mesh, "misc") }, |text| text.contains("closed") && !text.contains("\"own\"")).await;
+    until(|| async { kept(&mesh, "misc") }, |text| text.contains("/closed\"") && !text.contains("/own\"")).await;
     mesh.kill_control().await;
     running.signal(Signal::KILL).expect("sent");
     soon(running.ended()).await.expect("it ends");

@@ -247,7 +247,7 @@ async fn who_belongs_together_finds_the_same_endpoint() {
         let line = format!("balancer: {{algorithm: {balancer}, hashOn: [{{header: x-user}}]}}");
         let gateway = before(&actors.each_ref(), &[&line]).workers(2).start().await;
         let mut places = BTreeSet::new();
-        for user in 0..20 {
+        for user in 0..40 {
             let user = format!("user-{user}");
             let mut callers = [Caller::http11(gateway.address).await, Caller::http11(gateway.address).await];
             let first = get(&mut callers[0], &user).await.1;
