@@ -442,6 +442,39 @@ mod tests {
     }
 
     #[test]
+    fn of_the_fields_of_a_request_those_are_told_that_may_be() {
+        let address = "192.0.2.1:80".parse().expect("an address");
+        let mut request = transept_wire::head::Request::build("GET", "http", "a.test", "/x").expect("a request");
+        for (name, value) in
+            [("X-Team", "red"), ("x-team", "blue"), ("Cookie", "sid=planted"), ("Authorization", "Bearer planted")]
+        {
+            request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
+        }
+        let mut notes = crate::exchange::Notes::new();
+        let x = Exchange {
+            now: crate::exchange::Now { monotonic: std::time::Duration::ZERO, unix: std::time::Duration::ZERO },
+            random: 0,
+            connection: &crate::exchange::Connection::new(address, address, None),
+            client: address.ip(),
+            listener_port: 80,
+            request: &mut request,
+            notes: &mut notes,
+        };
+        let asked = |allowed: &[FieldName]| {
+            let told = Told { allowed, body: None, extensions: &[] };
+            String::from_utf8_lossy(&question(&x, &told)).into_owned()
+        };
+        let some = asked(&[FieldName::new("x-team").expect("a name")]);
+        for there in ["x-team", "red,blue", ":method", ":authority", ":path", ":scheme"] {
+            assert!(some.contains(there), "{there}: {some:?}");
+        }
+        for away in ["cookie", "authorization", "planted"] {
+            assert!(!some.contains(away), "{away}: {some:?}");
+        }
+        assert!(asked(&[]).contains("Bearer planted"), "without a list all are");
+    }
+
+    #[test]
     fn a_request_holds_no_target_and_no_host_that_is_no_text() {
         let mut request = transept_wire::head::Request::build("GET", "http", "a.test", "/").expect("a request");
         for bytes in [&b"/caf\xe9"[..], b"/\xc3\xa9", b"/\xff", b"/a\x80/b"] {

@@ -217,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn when_a_key_was_last_used_is_known_by_the_minute() {
+        let uses = LastUses::default();
+        let last = uses.of("shop", "one");
+        assert!(uses.all().is_empty(), "it was never used");
+        let minute = |seconds| vec![("shop".into(), "one".into(), Duration::from_secs(seconds))];
+        for (at, known) in [(61, 60), (119, 60), (120, 120), (61, 120), (3_600, 3_600)] {
+            last.note(Duration::from_secs(at));
+            assert_eq!(uses.all(), minute(known), "used at {at}");
+        }
+    }
+
+    #[test]
     fn one_line_end_behind_text_is_no_part_of_it() {
         for (entry, said) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a\r", "a\r"), ("a ", "a "), ("\n", "")]
         {

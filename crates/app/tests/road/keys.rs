@@ -118,6 +118,36 @@ async fn a_key_is_made_replaced_and_revoked_while_the_gateway_runs() {
     assert!(listed[1]["lastUsed"].is_string() && listed[1]["scopes"][0] == "orders.read", "{listed:#}");
 }
 
+/// Who says that a field is about the connection does not have it taken away (RFC 9110 section 7.6.1 is about fields of the sender's).
+#[tokio::test]
+async fn nobody_takes_the_identity_of_a_request_away() {
+    let mut desk = Desk::new().await;
+    let key = desk.key(&["create", "--consumer", "mobile"]).await;
+    let ask = with_key(&key).with("connection", "x-auth-id, x-auth-kind");
+    assert_eq!(admitted(&mut desk, ask).await, (Some("default/mobile".to_owned()), None));
+}
+
+#[tokio::test]
+async fn a_refusal_names_its_request_and_no_policy() {
+    let desk = Desk::new().await;
+    let gateway = &desk.gateway;
+    for accept in ["application/json", "text/html", "*/*"] {
+        let mut caller = Caller::http11(gateway.address).await;
+        let mut call = caller.ask(Ask::get("/").with("accept", accept).with("x-request-id", "mine-77")).await;
+        let (status, body) = call.answer().await;
+        assert_eq!((status, call.field("x-request-id")), (401, Some("mine-77")), "{accept}");
+        assert!(
+            body.contains("mine-77") && !body.contains("guard") && !body.contains("AuthenticationPolicy"),
+            "{body}"
+        );
+    }
+    let mut caller = Caller::connect(&Down::H2c, gateway.address).await;
+    let mut call = caller.ask(Ask::get("/").with("content-type", "application/grpc")).await;
+    call.answer().await;
+    let message = call.field("grpc-message").unwrap_or_default();
+    assert!(call.field("x-request-id").is_some() && !message.contains("guard"), "{message}");
+}
+
 #[tokio::test]
 async fn nothing_comes_after_a_key_that_is_no_good_and_an_end_is_not_forgotten() {
     let mut desk = Desk::new().await;

@@ -96,6 +96,19 @@ impl Redis {
         }
     }
 
+    /// What a script gives that runs in one of its databases.
+    async fn number(&self, database: u32, script: &str) -> i64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.expect("connected");
+        let words = format!("AUTH {PASSWORD}\r\nSELECT {database}\r\nEVAL \"{script}\" 0\r\n");
+        stream.write_all(words.as_bytes()).await.expect("sent");
+        let mut lines = BufReader::new(stream).lines();
+        let mut last = String::new();
+        for _ in 0..3 {
+            last = soon(lines.next_line()).await.expect("read").expect("a reply");
+        }
+        last.strip_prefix(':').and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("{last}"))
+    }
+
     async fn kill(mut self) -> u16 {
         self.signal(Signal::KILL);
         soon(self.child.wait()).await.expect("it has ended");
@@ -356,6 +369,60 @@ async fn a_clock_of_the_server_that_is_set_back_holds_nobody_up() {
         redis.ask(&format!("EVAL \"{later}\" 0")).await;
         until(&gateway, 429).await;
         until(&gateway, 200).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_is_never_told_to_be_more_again() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let store = format!("url: 'redis://127.0.0.1:{}', passwordSecret: store, onUnavailable: Deny", redis.port);
+        let limit = "{name: day, requests: 100, per: 24h, key: []}";
+        let (gateway, _answering) = with_limit(&store, limit, PASSWORD, None).await;
+        let mut caller = Caller::connect(&Down::Http11, gateway.address).await;
+        let mut before = 100;
+        let status = loop {
+            let mut call = caller.ask(Ask::get("/")).await;
+            let status = call.answer().await.0;
+            let told =
+                call.field("ratelimit").and_then(|text| text.split(";r=").nth(1)?.split(';').next()?.parse().ok());
+            let left: u32 = told.unwrap_or_else(|| panic!("{:?}", call.field("ratelimit")));
+            assert!(left <= before, "{left} after {before}");
+            before = left;
+            if status != 200 {
+                break status;
+            }
+        };
+        assert_eq!((status, before), (429, 0));
+    }
+}
+
+/// What a store holds for a key is good for as long as the bucket takes to fill, in the database that the URL names.
+#[tokio::test]
+async fn what_is_stored_ends_by_itself_and_is_in_its_own_database() {
+    const COUNT: &str = "return #redis.call('KEYS', 'transept:*')";
+    let least = |of: &str| {
+        format!(
+            "local found = -9 for _, key in ipairs(redis.call('KEYS', 'transept:*')) do local left = redis.call('PTTL', key) \
+             if found == -9 or left {of} found then found = left end end return found"
+        )
+    };
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        let store = |database: u32| {
+            format!("url: 'redis://127.0.0.1:{}/{database}', passwordSecret: store, onUnavailable: Deny", redis.port)
+        };
+        let limit =
+            "{name: each, requests: 10, per: 10s, key: [{header: X-Key}], missing: Share, responseCost: X-Cost}";
+        let (one, _one) = with_limit(&store(1), limit, PASSWORD, None).await;
+        assert_eq!(status(&one).await, 200);
+        assert_eq!((redis.number(1, COUNT).await, redis.number(0, COUNT).await), (1, 0));
+        let (shortest, longest) = (redis.number(1, &least("<")).await, redis.number(1, &least(">")).await);
+        assert!(shortest > 0 && longest <= 11_000, "{shortest} to {longest} ms");
+        // Another gateway, or the same one with another URL, counts elsewhere.
+        let (other, _other) = with_limit(&store(3), limit, PASSWORD, None).await;
+        assert_eq!(status(&other).await, 200);
+        assert_eq!((redis.number(1, COUNT).await, redis.number(3, COUNT).await), (1, 1));
     }
 }
 

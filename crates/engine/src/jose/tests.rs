@@ -104,6 +104,26 @@ fn is_malformed(outcome: &Result<Claims, Refusal>) -> bool {
 }
 
 #[test]
+fn of_keys_without_a_name_the_first_eight_are_tried() {
+    let pairs: Vec<EcdsaKeyPair> =
+        (0..9).map(|_| EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key")).collect();
+    let jwk = |pair: &EcdsaKeyPair| {
+        let point = pair.public_key().as_ref();
+        json!({"kty": "EC", "crv": "P-256", "x": encode(&point[1..33]), "y": encode(&point[33..])})
+    };
+    let keys = set(pairs.iter().map(jwk).collect()).expect("a set");
+    let token = |pair: &EcdsaKeyPair| {
+        let signed = format!("{}.{}", encode(r#"{"alg":"ES256"}"#), encode(r#"{"sub":"7"}"#));
+        let signature = pair.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
+        format!("{signed}.{}", encode(signature))
+    };
+    for pair in &pairs[..8] {
+        assert_eq!(verify(&token(pair), &keys, all()).expect("good")["sub"], "7");
+    }
+    assert_eq!(verify(&token(&pairs[8]), &keys, all()), Err(Refusal::Signature));
+}
+
+#[test]
 fn tokens_of_the_issuer_are_good() {
     let issuer = Issuer::new();
     let keys = issuer.keys();
