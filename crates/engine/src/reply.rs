@@ -8,9 +8,8 @@ use std::fmt::Write as _;
 use serde_json::json;
 use transept_wire::head::{FieldId, FieldName, Fields, Request, Response, Version, standard_reason};
 
-use crate::hops::tell_overload;
 use crate::protobuf::grpc_frame;
-use crate::reason::{GrpcCode, Reason};
+use crate::reason::GrpcCode;
 use crate::verdict::{Reply, ReplyBody};
 
 /// Who reads a reply.
@@ -88,9 +87,6 @@ pub fn render(
     // Who answers that something cannot be done now says when to ask again: soon, where nothing better is known.
     if reply.status == 503 && reply.reason.status() == 503 && !fields.contains(FieldId::RETRY_AFTER) {
         let _ = fields.push(&RETRY_AFTER, b"1");
-    }
-    if matches!(reply.reason, Reason::BackendOverflow | Reason::Overloaded) {
-        tell_overload(fields);
     }
     match &reply.body {
         ReplyBody::Empty => {}

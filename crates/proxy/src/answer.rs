@@ -46,6 +46,9 @@ pub(crate) async fn answer(reply: &Reply, journey: &mut Journey<'_, '_, '_>) {
         let is_last = reply.status == 503 && reply.reason != Reason::UpstreamReset;
         if is_last && listener.settings.role == Role::Gateway && journey.trip.relayed {
             hops::tell_last_word(&mut journey.trip.response);
+            if matches!(reply.reason, Reason::BackendOverflow | Reason::Overloaded) {
+                hops::tell_overload(&mut journey.trip.response.fields);
+            }
         }
     }
     journey.trip.facts.status = journey.trip.response.status;

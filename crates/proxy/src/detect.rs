@@ -225,10 +225,10 @@ impl Way {
         }
     }
 
-    /// The connection with what is known about it; none where no route is for connections.
+    /// The connection with what is known about it; none where no route is for connections, or where only requests may come by now.
     fn passenger<'w>(&'w self, connection: &'w Connection) -> Option<Passenger<'w>> {
         let Way { listener, generation } = self;
-        let rule = listener.stream.as_ref()?;
+        let rule = listener.stream.as_ref().filter(|_| listener.speaks != Speaks::Http)?;
         Some(Passenger { connection, listener, rule, generation: *generation })
     }
 }

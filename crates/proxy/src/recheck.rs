@@ -20,7 +20,7 @@ use transept_engine::admit::admit_stream;
 use transept_engine::document::Documents;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
-use transept_engine::snapshot::{Backend, BackendId, Listener, Snapshot};
+use transept_engine::snapshot::{Backend, BackendId, Listener, Snapshot, Speaks};
 use transept_engine::verdict::Reply;
 use transept_identity::{Bundles, Fingerprint, Purpose};
 use transept_wire::h2::Code;
@@ -367,8 +367,9 @@ fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing)
         }
         Ground::Request(opening) => return opening.judge(snapshot, now.into()).err(),
         // Where there is no such listener any more, nobody forbids what was begun.
-        Ground::Passage { connection, bound } => find_callee(snapshot, *bound, connection)
-            .map_or(Ok(()), |listener| admit_stream(listener, connection).map_err(|reply| reply.cause)),
+        Ground::Passage { connection, bound } => {
+            find_callee(snapshot, *bound, connection).map_or(Ok(()), |listener| pass_bytes(listener, connection))
+        }
         // One who has joined meanwhile is called through the tunnel from the next connection on.
         Ground::Stranger { connection, bound } => {
             let listener = find_callee(snapshot, *bound, connection)?;
@@ -378,6 +379,14 @@ fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing)
         }
     };
     judged.err().map(Cause::Denied)
+}
+
+/// Whether bytes may go on to the port of a Service.
+fn pass_bytes(listener: &Listener, connection: &Connection) -> Result<(), Option<Box<str>>> {
+    match listener.speaks {
+        Speaks::Http => Err(Some("the port carries requests only".into())),
+        Speaks::Detect | Speaks::Opaque => admit_stream(listener, connection).map_err(|reply| reply.cause),
+    }
 }
 
 #[cfg(test)]

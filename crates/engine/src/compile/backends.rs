@@ -196,7 +196,9 @@ impl<'w> Backends<'w> {
         for one in wanted {
             let found = match &one.to {
                 WantedBackend::Reference(reference) => self.find_wanted(one, reference),
-                WantedBackend::Confidant(reference) => self.find_wanted(one, reference).and_then(in_confidence),
+                WantedBackend::Confidant(reference) => {
+                    self.find_wanted(one, reference).and_then(|backend| self.in_confidence(backend))
+                }
                 WantedBackend::Origin(origin) => Ok(self.origin(origin)),
             };
             if let Err(broken) = &found {
@@ -222,6 +224,34 @@ impl<'w> Backends<'w> {
     ) -> Result<Arc<Backend>, BrokenRef> {
         let from = Referrer { group: TRANSEPT_GROUP, kind: &wanted.by.kind, namespace: &wanted.by.namespace };
         self.find(&from, BackendTarget::from(reference))
+    }
+
+    /// A backend that may be told secrets and is believed: nobody on the way reads them, or answers instead of it.
+    fn in_confidence(&self, backend: Arc<Backend>) -> Result<Arc<Backend>, BrokenRef> {
+        let is_open =
+            |endpoint: &Endpoint| endpoint.tunnel.is_none() && !endpoint.address.ip().to_canonical().is_loopback();
+        let is_away = |name: &DnsName| &*name.name != "localhost" && !name.name.ends_with(".localhost");
+        // Endpoints that are new are not installed yet.
+        let new = self.changes.iter().find(|(one, _)| Arc::ptr_eq(one, &backend)).map(|(_, set)| Arc::clone(set));
+        let endpoints = new.unwrap_or_else(|| backend.endpoints.load_full());
+        let in_clear_text = backend.tls.is_none()
+            && backend.tunnel_only.is_none()
+            && match &backend.source {
+                EndpointSource::Static => endpoints.endpoints().iter().any(is_open),
+                EndpointSource::Dns { names, fixed } => names.iter().any(is_away) || fixed.iter().any(is_open),
+            };
+        match in_clear_text {
+            true => Err(BrokenRef {
+                reason: Reason::BackendTlsInvalid,
+                why: format!(
+                    "{} would be asked in clear text, where anybody on the way could read along or answer; attach a BackendTLSPolicy, or leave \
+                     `backendRef` out.",
+                    backend.label
+                )
+                .into(),
+            }),
+            false => Ok(backend),
+        }
     }
 
     /// The server of a URL.
@@ -378,31 +408,6 @@ impl<'w> Backends<'w> {
         let mut backends: Vec<_> = self.made.into_values().collect();
         backends.sort_by(|a, b| (&a.id, a.protocol).cmp(&(&b.id, b.protocol)));
         (backends, self.changes)
-    }
-}
-
-/// A backend that may be told secrets and is believed: nobody on the way reads them, or answers instead of it.
-fn in_confidence(backend: Arc<Backend>) -> Result<Arc<Backend>, BrokenRef> {
-    let is_open =
-        |endpoint: &Endpoint| endpoint.tunnel.is_none() && !endpoint.address.ip().to_canonical().is_loopback();
-    let is_away = |name: &DnsName| &*name.name != "localhost" && !name.name.ends_with(".localhost");
-    let in_clear_text = backend.tls.is_none()
-        && backend.tunnel_only.is_none()
-        && match &backend.source {
-            EndpointSource::Static => backend.endpoints.load().endpoints().iter().any(is_open),
-            EndpointSource::Dns { names, fixed } => names.iter().any(is_away) || fixed.iter().any(is_open),
-        };
-    match in_clear_text {
-        true => Err(BrokenRef {
-            reason: Reason::BackendTlsInvalid,
-            why: format!(
-                "{} would be asked in clear text, where anybody on the way could read along or answer; attach a BackendTLSPolicy, or leave \
-                 `backendRef` out.",
-                backend.label
-            )
-            .into(),
-        }),
-        false => Ok(backend),
     }
 }
 

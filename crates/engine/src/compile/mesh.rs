@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use transept_model::attach::{Attached, PolicyAttachment, PolicyTarget, ServiceRoute};
 use transept_model::kinds::{DEFAULT_TRUST_DOMAIN, HBONE_PORT, ServicePort, TargetPort};
+use transept_model::place::Note;
 use transept_model::policy::{Merge, Target};
 use transept_model::references::{BackendTarget, Grant, Referrer};
 use transept_model::schema::Text;
@@ -24,7 +25,7 @@ use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
 use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on, stream_rule};
 use crate::filters::Filters;
 use crate::learned::{Known, Learned};
-use crate::policies::{Chain, Phase, Step};
+use crate::policies::{Chain, Phase, Step, kind};
 use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
@@ -542,6 +543,44 @@ impl<'w> Sides<'_, 'w> {
 /// Whether a port of a Service is the one that a port of the program serves.
 pub(super) fn serves(port: &ServicePort, app: &AppPort) -> bool {
     port.port == app.port || matches!(port.target_port, Some(TargetPort::Number(number)) if number == app.to.port())
+}
+
+/// What the owners of routes should know that name no port of a Service: where policies decide about their requests, ports that declare nothing carry
+/// nothing else any more.
+pub(super) fn ports_of_requests_only(world: &World, attached: &Attached) -> Vec<Note> {
+    let decides = |one: &&PolicyAttachment| kind(one.policy.kind).is_some_and(|facts| facts.phase < Phase::Transform);
+    let mut notes = Vec::new();
+    for service in attached.services.iter().filter(|service| service.routes.iter().any(|route| route.port.is_none())) {
+        let Some(written) = world.service(&service.namespace, &service.name) else { continue };
+        let silent = written.spec.ports.iter().filter(|port| port.speaks() == AppProtocol::Unknown);
+        let silent: Vec<String> = silent.map(|port| port.port.to_string()).collect();
+        if written.spec.ports.len() < 2 || silent.is_empty() {
+            continue;
+        }
+        for route in service.routes.iter().filter(|route| route.port.is_none()) {
+            let (kind, namespace, name) = key_of(&route.route);
+            let is_on = |one: &&PolicyAttachment| match &one.target {
+                PolicyTarget::Route { kind: its, namespace: space, name: own }
+                | PolicyTarget::Rule { kind: its, namespace: space, route: own, .. } => {
+                    (*its, &**space, &**own) == (kind, namespace, name)
+                }
+                _ => false,
+            };
+            if kind == "TCPRoute" || !attached.policies.iter().filter(decides).any(|one| is_on(&one)) {
+                continue;
+            }
+            let what = format!(
+                "it is for every port of the Service {}/{}, and policies decide about its requests: what declares nothing (port {}) carries requests \
+                 only now; name the port in `parentRefs`, or declare the others (`appProtocol: tcp`)",
+                service.namespace,
+                service.name,
+                silent.join(", ")
+            );
+            let meta = route.route.meta();
+            notes.push(Note { at: meta.at.clone(), object: Some(meta.object_name()), what });
+        }
+    }
+    notes
 }
 
 /// Whether policies on routes decide about requests.

@@ -760,6 +760,32 @@ spec:
     assert!(told("10.0.0.9", "").contains("default/idp would be asked in clear text"), "{}", told("10.0.0.9", ""));
     assert!(told("idp.test", "").contains("in clear text"));
     assert_eq!((told("127.0.0.1", ""), told("localhost", "")), (String::new(), String::new()));
+    // What counts are the endpoints of this generation, and not of the one before.
+    let at = |address: &str, previous: Option<&Snapshot>| {
+        let yaml = format!(
+            "{}---
+apiVersion: transept.dev/v1alpha1
+kind: Backend
+metadata: {{name: idp}}
+spec: {{endpoints: [{{address: {address}, port: 8443}}]}}
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {{name: tokens}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}}]
+  schemes:
+  - name: token
+    jwt: {{issuer: 'https://idp.test', audiences: [a], keys: {{url: 'https://idp.test/keys', backendRef: {{group: transept.dev, kind: Backend, name: idp}}}}}}
+",
+            site("10.0.0.1", "HTTP", "a")
+        );
+        compiled(&yaml, previous).0
+    };
+    let here = at("127.0.0.1", None).install();
+    let away = at("10.0.0.9", Some(&here));
+    assert_eq!(away.problems.len(), 1);
+    assert!(at("127.0.0.1", Some(&away.install())).problems.is_empty());
     let with_tls = "---
 apiVersion: gateway.networking.k8s.io/v1
 kind: BackendTLSPolicy

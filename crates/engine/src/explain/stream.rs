@@ -31,8 +31,10 @@ pub(super) fn walk(bind: &Bind, ask: &Ask, found: &mut Explanation) {
         return;
     };
     if listener.speaks == Speaks::Http {
-        found.reply =
-            refuse(Reason::RequestMalformed, "The port is declared to speak HTTP, so that anything else is refused.");
+        found.reply = refuse(
+            Reason::RequestMalformed,
+            "Only requests may come to the port, by its declaration or because of policies on its routes: anything else is refused.",
+        );
         return;
     }
     found.rule = Some(Arc::clone(rule));

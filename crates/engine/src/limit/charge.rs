@@ -22,6 +22,7 @@ use super::touched::Touch;
 use super::{Algorithm, Stage, Standing, nanoseconds};
 use crate::callout::Wait;
 use crate::exchange::{Exchange, Now};
+use crate::reason::Reason;
 use crate::verdict::Replied;
 
 choice! {
@@ -181,7 +182,9 @@ fn draw_all<'l>(
             && !shared.leases.refuses(hash, one.cost, now)
         {
             // What was ordered for it is there for others.
-            waited_of(x).into_iter().for_each(|waited| waited.leave(&shared.leases));
+            if waited_of(x).is_some_and(|waited| waited.leave(&shared.leases)) {
+                x.notes.between = None;
+            }
             (one.drawn, one.spared) = (Some((shared.standing(hash, now), None)), true);
         } else if let Some(shared) = &limit.shared {
             let waited = waited_of(x);
@@ -199,11 +202,10 @@ fn draw_all<'l>(
                 }
                 Draw::Wait(wait, ticket) => {
                     put_back(&all, now);
-                    // It comes again without the ticket for another one.
+                    // It comes again without the ticket for one that it has not come to this time.
                     if let Some(waited) = waited {
-                        let others = limits.iter().filter_map(|limit| limit.shared.as_ref());
-                        let others = others.filter(|other| !other.leases.are_of(ticket));
-                        others.for_each(|other| waited.leave(&other.leases));
+                        let others = limits.iter().skip(index + 1).filter_map(|limit| limit.shared.as_ref());
+                        others.for_each(|other| _ = waited.leave(&other.leases));
                     }
                     x.notes.between = Some(Box::new(Waited::For(ticket, Waited::last(waited, index))));
                     return Err(Refused::Wait(wait));
@@ -331,7 +333,8 @@ impl Limit {
             (Count::Answers, _) | (_, None) => false,
             (Count::Forwarded, Some(_)) => true,
             (Count::Attempts, Some(Replied { reason, .. })) => {
-                reason.is_before_backend() || (reason.is_limit() && !is_front)
+                let is_away = reason == Reason::LimitUnavailable;
+                reason.is_before_backend() || is_away || (reason.is_limit() && !is_front)
             }
         };
         let mut debit = 0;

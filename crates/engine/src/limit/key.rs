@@ -314,14 +314,6 @@ impl Part {
         }
     }
 
-    /// Whether principals of a kind are told apart by it.
-    fn counts(&self, kind: PrincipalKind) -> bool {
-        match self {
-            Part::App => kind.is_program(),
-            _ => kind != PrincipalKind::Anonymous,
-        }
-    }
-
     /// Writes the part, or gives none when the request lacks it.
     fn write(&self, x: &Exchange<'_>, out: &mut KeyBytes) -> Option<()> {
         let principal = x.notes.principal.as_deref();
@@ -333,14 +325,31 @@ impl Part {
             }
             Part::Route => out.extend_from_slice(&x.notes.rule_key.to_le_bytes()),
             Part::Header(name) => text(x.request.fields.first_named(name)?, out),
-            Part::Principal | Part::App => match (principal, x.identity()) {
-                (Some(one), _) if self.counts(one.kind) => {
+            Part::Principal => match (principal, x.identity()) {
+                (Some(one), _) if one.kind != PrincipalKind::Anonymous => {
                     out.push(one.kind as u8);
                     text(one.id.as_bytes(), out);
                     voucher(one, out);
                 }
                 (None, Some(identity)) => {
                     out.push(PrincipalKind::Workload as u8);
+                    text(identity.as_bytes(), out);
+                }
+                _ => return None,
+            },
+            Part::App => match (principal, x.identity()) {
+                (Some(app), _) if app.kind == PrincipalKind::App => {
+                    text(app.id.as_bytes(), out);
+                    voucher(app, out);
+                }
+                // No app is without a name.
+                (Some(workload), _) if workload.kind == PrincipalKind::Workload => {
+                    text(b"", out);
+                    text(workload.id.as_bytes(), out);
+                    voucher(workload, out);
+                }
+                (None, Some(identity)) => {
+                    text(b"", out);
                     text(identity.as_bytes(), out);
                 }
                 _ => return None,

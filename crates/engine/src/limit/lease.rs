@@ -40,7 +40,8 @@ struct Lease {
     /// When they were granted, and until when they are good.
     since: u64,
     until: u64,
-    /// How many were granted last.
+    /// How many were wanted last beside those that somebody waited for, and how many of these were granted.
+    wanted: u32,
     size: u32,
     /// Whether more are ordered.
     asked: bool,
@@ -139,7 +140,9 @@ impl Leases {
                 false => lease.awaited.take().unwrap_or_else(|| lease.gap(now)),
             };
             let is_busy = gap < super::nanoseconds(LIFE);
-            let more = (!lease.asked && is_busy && cost <= self.ahead && lease.tokens * 2 <= lease.size)
+            // Who was waited for says nothing of how quickly the others are used.
+            let is_half_used = lease.tokens == 0 || (!is_answered && lease.tokens * 2 <= lease.size);
+            let more = (!lease.asked && is_busy && cost <= self.ahead && is_half_used)
                 .then(|| lease.next_size(self.ahead, gap, now).max(cost));
             let more = more.map(|size| lease.ask(size, 0).min(self.burst));
             return Drawn::Taken(lease.standing(now), more);
@@ -165,8 +168,8 @@ impl Leases {
         if lease.silent_until > now {
             return Drawn::Silent;
         }
-        let gap = if is_back { u64::MAX } else { lease.gap(now) };
-        lease.awaited = Some(gap);
+        let gap = if is_back { 0 } else { lease.gap(now) };
+        lease.awaited = Some(if is_back { u64::MAX } else { gap });
         let size = lease.next_size(self.ahead.max(1), gap, now).max(cost);
         let size = lease.ask(size, cost).min(self.burst);
         Drawn::None(Some(size), Ticket { leases, hash, order: lease.order, cost })
@@ -182,9 +185,10 @@ impl Leases {
         let mut shard = self.shard(ticket.hash);
         let Some(lease) = shard.get_mut(&ticket.hash) else { return };
         let part = match ticket.order {
-            order if order <= lease.answered() => &mut lease.reserved,
+            order if order == lease.answered() => &mut lease.reserved,
             order if order == lease.order => &mut lease.covered,
-            _ => &mut lease.demand,
+            order if order > lease.order => &mut lease.demand,
+            _ => return,
         };
         *part = part.saturating_sub(ticket.cost);
     }
@@ -208,9 +212,8 @@ impl Leases {
         let is_short = grant.tokens < lease.expected;
         if grant.tokens > 0 {
             lease.tokens = lease.tokens.saturating_add(grant.tokens);
-            // What was for those who waited says nothing of how many to take ahead.
-            let ahead = grant.tokens.saturating_sub(lease.covered).max(1);
-            (lease.size, lease.since, lease.until) = (ahead, now, now + super::nanoseconds(LIFE));
+            let size = grant.tokens.min(lease.wanted).max(1);
+            (lease.size, lease.since, lease.until) = (size, now, now + super::nanoseconds(LIFE));
         }
         lease.reserved = lease.covered.min(lease.tokens);
         if is_short {
@@ -325,17 +328,21 @@ impl Lease {
     }
 
     /// Twice as many as last time when those did not last or came too late, half when they lasted long. Those that have only just come last as long
-    /// as requests are apart.
+    /// as requests are apart; after a pause in which all are lost it begins with one.
     fn next_size(&mut self, most: u32, gap: u64, now: u64) -> u32 {
         let lasted = now.saturating_sub(self.since).max(gap);
-        let size = if std::mem::take(&mut self.short) || lasted < super::nanoseconds(BUSY) {
+        let is_short = std::mem::take(&mut self.short);
+        let size = if gap >= super::nanoseconds(LIFE) {
+            1
+        } else if is_short || lasted < super::nanoseconds(BUSY) {
             self.size.saturating_mul(2)
         } else if lasted > super::nanoseconds(BUSY) * 4 {
             self.size / 2
         } else {
             self.size
         };
-        size.clamp(1, most)
+        self.wanted = size.clamp(1, most);
+        self.wanted
     }
 
     fn standing(&self, now: u64) -> Standing {
@@ -385,7 +392,7 @@ mod tests {
                 sizes.push(size);
             }
         }
-        assert_eq!(sizes[..4], [1, 2, 2, 4]);
+        assert_eq!(sizes[..3], [1, 2, 4]);
         assert!(sizes.iter().all(|size| *size <= 10) && sizes.contains(&10), "{sizes:?}");
         // Ten seconds of silence later they are lost, and it begins with as few as were used.
         assert_eq!(ordered(leases.draw(7, 1, now + 10_000 * MS, None)), Some(1));
@@ -552,6 +559,47 @@ mod tests {
         leases.deliver(7, Some(2), Grant { wait: Duration::from_millis(20), ..none }, 4 * MS);
         assert!(matches!(leases.draw(7, 2, 5 * MS, None), Drawn::Refused(..)));
         assert_eq!(ordered(leases.draw(7, 1, 5 * MS, None)), Some(1));
+    }
+
+    /// Requests that come one every so many microseconds, whether those before are served or not: how many of a hundred have to wait for a store that
+    /// answers after `delay` ms, once it is known how busy the key is.
+    fn waiting_in_a_hundred(gap: u64, delay: u64) -> usize {
+        const US: u64 = 1_000;
+        let leases = Leases::new(1_000);
+        let (mut due, mut waiting) = (Vec::<(u64, u32)>::new(), Vec::<Ticket>::new());
+        let (mut come, mut waited) = (0, 0);
+        for now in (1..=4_000_000 / 100).map(|step| step * 100 * US) {
+            for (_, size) in due.extract_if(.., |(at, _)| *at <= now) {
+                leases.deliver(7, Some(1), grant(size, 500), now);
+            }
+            let mut ready: Vec<Option<Ticket>> =
+                waiting.extract_if(.., |ticket| !leases.awaits(*ticket)).map(Some).collect();
+            while (come + 1) * gap * US <= now {
+                come += 1;
+                ready.push(None);
+            }
+            for ticket in ready {
+                let more = match leases.draw(7, 1, now, ticket) {
+                    Drawn::Taken(_, more) => more,
+                    Drawn::None(more, kept) => {
+                        waited += usize::from(ticket.is_none() && now > 2_000 * MS);
+                        waiting.push(kept);
+                        more
+                    }
+                    drawn => panic!("{drawn:?}"),
+                };
+                due.extend(more.map(|size| (now + delay * MS, size)));
+            }
+        }
+        waited * 100 / (come as usize / 2)
+    }
+
+    #[test]
+    fn who_asks_for_a_busy_key_waits_for_nobody() {
+        for (gap, delay) in [(5_000, 30), (3_300, 20), (1_000, 5), (500, 5), (200, 1), (1_000, 30)] {
+            let waited = waiting_in_a_hundred(gap, delay);
+            assert!(waited <= 5, "one in {gap} us, {delay} ms to the store: {waited} of a hundred wait");
+        }
     }
 
     /// Bursts of requests that come at once, a pause after each: how many tokens are taken for them from a store that answers after a while.

@@ -175,12 +175,14 @@ impl Waited {
         !matches!(self, Waited::For(_, last) if *last < position)
     }
 
-    /// What was ordered at these is not needed any more.
-    pub(crate) fn leave(&self, leases: &Leases) {
-        if let Waited::For(ticket, _) = self
-            && leases.are_of(*ticket)
-        {
-            leases.leave(*ticket);
+    /// Where it was for tokens of these, they are not needed any more.
+    pub(crate) fn leave(&self, leases: &Leases) -> bool {
+        match self {
+            Waited::For(ticket, _) if leases.are_of(*ticket) => {
+                leases.leave(*ticket);
+                true
+            }
+            _ => false,
         }
     }
 

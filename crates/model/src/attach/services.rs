@@ -97,7 +97,7 @@ impl ServiceDrafts {
         let port = find_port(service, parent)?;
         let is_for_streams = matches!(route, RouteRef::Tcp(_));
         let mut ports = service.spec.ports.iter().filter(|one| port.is_none_or(|wanted| wanted == one.port));
-        if !ports.any(|port| carries(port, is_for_streams)) {
+        if ports.clone().next().is_some() && !ports.any(|port| carries(port, is_for_streams)) {
             return Err(declared_otherwise(service, port, is_for_streams));
         }
         let routes = self.0.entry((namespace.clone(), parent.name.clone())).or_default();
@@ -227,6 +227,11 @@ spec: {{parentRefs: [{{group: '', kind: Service, name: cart, port: 80}}], rules:
                 assert_eq!(attached(&format!(", appProtocol: {word}"), kind), 0, "{word}");
             }
         }
+        let portless = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}, spec: {clusterIP: None}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: cart}]}}";
+        let loaded = load(&[SourceText::new("test.yaml", portless)], &[]);
+        assert_eq!(attach(&loaded.world, &Surroundings::default()).services.len(), 1, "it declares nothing else");
         assert_eq!((attached("", "TCPRoute"), attached(", appProtocol: redis", "TCPRoute")), (1, 1));
         assert_eq!(attached(", appProtocol: grpc", "TCPRoute"), 0);
     }
