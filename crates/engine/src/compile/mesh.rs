@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use transept_model::attach::{Attached, PolicyAttachment, PolicyTarget, ServiceRoute};
 use transept_model::kinds::{DEFAULT_TRUST_DOMAIN, HBONE_PORT, ServicePort, TargetPort};
-use transept_model::place::Note;
 use transept_model::policy::{Merge, Target};
 use transept_model::references::{BackendTarget, Grant, Referrer};
 use transept_model::schema::Text;
@@ -25,7 +24,7 @@ use super::routes::{CompiledRoute, RouteCompiler, bare_rule};
 use super::{Compiled, RouteKey, find_nothing_left, key_of, rule_on, stream_rule};
 use crate::filters::Filters;
 use crate::learned::{Known, Learned};
-use crate::policies::{Chain, Phase, Step, kind};
+use crate::policies::{Chain, Step};
 use crate::role::Destinations;
 use crate::route::RouteTable;
 use crate::route::hosts::Hosts;
@@ -460,7 +459,7 @@ impl<'w> Sides<'_, 'w> {
             // Who routes connections and no requests wants them not looked at.
             (Speaks::Detect, true) if table.is_none() => Speaks::Opaque,
             // What is no request here may be one to the program, and would pass by the policies of the routes.
-            (Speaks::Detect, false) if table.as_ref().is_some_and(judges) => Speaks::Http,
+            (Speaks::Detect, false) if table.as_ref().is_some_and(protocol::judges) => Speaks::Http,
             (speaks, _) => speaks,
         };
         let listener = self.listener(namespace, name, port, rule, table, Role::Outbound);
@@ -545,49 +544,6 @@ pub(super) fn serves(port: &ServicePort, app: &AppPort) -> bool {
     port.port == app.port || matches!(port.target_port, Some(TargetPort::Number(number)) if number == app.to.port())
 }
 
-/// What the owners of routes should know that name no port of a Service: where policies decide about their requests, ports that declare nothing carry
-/// nothing else any more.
-pub(super) fn ports_of_requests_only(world: &World, attached: &Attached) -> Vec<Note> {
-    let decides = |one: &&PolicyAttachment| kind(one.policy.kind).is_some_and(|facts| facts.phase < Phase::Transform);
-    let mut notes = Vec::new();
-    for service in attached.services.iter().filter(|service| service.routes.iter().any(|route| route.port.is_none())) {
-        let Some(written) = world.service(&service.namespace, &service.name) else { continue };
-        let silent = written.spec.ports.iter().filter(|port| port.speaks() == AppProtocol::Unknown);
-        let silent: Vec<String> = silent.map(|port| port.port.to_string()).collect();
-        if written.spec.ports.len() < 2 || silent.is_empty() {
-            continue;
-        }
-        for route in service.routes.iter().filter(|route| route.port.is_none()) {
-            let (kind, namespace, name) = key_of(&route.route);
-            let is_on = |one: &&PolicyAttachment| match &one.target {
-                PolicyTarget::Route { kind: its, namespace: space, name: own }
-                | PolicyTarget::Rule { kind: its, namespace: space, route: own, .. } => {
-                    (*its, &**space, &**own) == (kind, namespace, name)
-                }
-                _ => false,
-            };
-            if kind == "TCPRoute" || !attached.policies.iter().filter(decides).any(|one| is_on(&one)) {
-                continue;
-            }
-            let what = format!(
-                "it is for every port of the Service {}/{}, and policies decide about its requests: what declares nothing (port {}) carries requests \
-                 only now; name the port in `parentRefs`, or declare the others (`appProtocol: tcp`)",
-                service.namespace,
-                service.name,
-                silent.join(", ")
-            );
-            let meta = route.route.meta();
-            notes.push(Note { at: meta.at.clone(), object: Some(meta.object_name()), what });
-        }
-    }
-    notes
-}
-
-/// Whether policies on routes decide about requests.
-fn judges(table: &RouteTable) -> bool {
-    table.rules().any(|rule| rule.chain.steps().iter().any(|step| step.phase < Phase::Transform))
-}
-
 /// The rule for everything that goes to a port of a Service.
 fn whole_rule(namespace: &str, service: &str, port: u16, site: Site, target: Result<Arc<Backend>, BrokenRef>) -> Rule {
     let name = RuleName::new(RouteKind::Service, namespace, service, 0, Some(&port.to_string()), site);
@@ -620,6 +576,6 @@ fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
 
 mod captured;
 mod instances;
-mod protocol;
+pub(super) mod protocol;
 #[cfg(test)]
 mod tests;

@@ -132,7 +132,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let mut notes = policies.notes();
     let idle = policies.idle_memories(world, &keep);
     notes.extend(ports::notes(world, &attached.policies, &policies));
-    notes.extend(mesh::ports_of_requests_only(world, attached));
+    notes.extend(mesh::protocol::ports_of_requests_only(world, attached));
     problems.extend(policies.problems);
     keys::judge(world, &mut problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();
