@@ -22,7 +22,6 @@ use super::touched::Touch;
 use super::{Algorithm, Stage, Standing, nanoseconds};
 use crate::callout::Wait;
 use crate::exchange::{Exchange, Now};
-use crate::reason::Reason;
 use crate::verdict::Replied;
 
 choice! {
@@ -333,8 +332,7 @@ impl Limit {
             (Count::Answers, _) | (_, None) => false,
             (Count::Forwarded, Some(_)) => true,
             (Count::Attempts, Some(Replied { reason, .. })) => {
-                let is_away = reason == Reason::LimitUnavailable;
-                reason.is_before_backend() || is_away || (reason.is_limit() && !is_front)
+                reason.is_before_backend() || (reason.is_limit() && !is_front)
             }
         };
         let mut debit = 0;

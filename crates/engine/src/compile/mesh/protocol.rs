@@ -36,7 +36,8 @@ pub(in crate::compile) fn ports_of_requests_only(world: &World, attached: &Attac
     let mut notes = Vec::new();
     for service in attached.services.iter().filter(|service| service.routes.iter().any(|route| route.port.is_none())) {
         let Some(written) = world.service(&service.namespace, &service.name) else { continue };
-        let silent = written.spec.ports.iter().filter(|port| port.speaks() == AppProtocol::Unknown);
+        let silent =
+            written.spec.ports.iter().filter(|port| port.protocol == "TCP" && port.speaks() == AppProtocol::Unknown);
         let silent: Vec<String> = silent.map(|port| port.port.to_string()).collect();
         if written.spec.ports.len() < 2 || silent.is_empty() {
             continue;
