@@ -735,7 +735,7 @@ fn what_judges_requests_is_not_attached_to_connections() {
 
 #[test]
 fn who_is_told_secrets_is_not_asked_in_clear_text() {
-    let told = |address: &str, more: &str| {
+    let with = |address: &str, more: &str, previous: Option<&Snapshot>| {
         let yaml = format!(
             "{}---
 apiVersion: transept.dev/v1alpha1
@@ -754,38 +754,20 @@ spec:
 {more}",
             site("10.0.0.1", "HTTP", "a")
         );
-        let problems = compiled(&yaml, None).0.problems.iter().map(|one| one.why.clone()).collect::<Vec<_>>();
-        problems.join("; ")
+        compiled(&yaml, previous).0
+    };
+    let told = |address: &str, more: &str| {
+        let problems = with(address, more, None).problems;
+        problems.iter().map(|one| one.why.clone()).collect::<Vec<_>>().join("; ")
     };
     assert!(told("10.0.0.9", "").contains("default/idp would be asked in clear text"), "{}", told("10.0.0.9", ""));
     assert!(told("idp.test", "").contains("in clear text"));
     assert_eq!((told("127.0.0.1", ""), told("localhost", "")), (String::new(), String::new()));
     // What counts are the endpoints of this generation, and not of the one before.
-    let at = |address: &str, previous: Option<&Snapshot>| {
-        let yaml = format!(
-            "{}---
-apiVersion: transept.dev/v1alpha1
-kind: Backend
-metadata: {{name: idp}}
-spec: {{endpoints: [{{address: {address}, port: 8443}}]}}
----
-apiVersion: transept.dev/v1alpha1
-kind: AuthenticationPolicy
-metadata: {{name: tokens}}
-spec:
-  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}}]
-  schemes:
-  - name: token
-    jwt: {{issuer: 'https://idp.test', audiences: [a], keys: {{url: 'https://idp.test/keys', backendRef: {{group: transept.dev, kind: Backend, name: idp}}}}}}
-",
-            site("10.0.0.1", "HTTP", "a")
-        );
-        compiled(&yaml, previous).0
-    };
-    let here = at("127.0.0.1", None).install();
-    let away = at("10.0.0.9", Some(&here));
+    let here = with("127.0.0.1", "", None).install();
+    let away = with("10.0.0.9", "", Some(&here));
     assert_eq!(away.problems.len(), 1);
-    assert!(at("127.0.0.1", Some(&away.install())).problems.is_empty());
+    assert!(with("127.0.0.1", "", Some(&away.install())).problems.is_empty());
     let with_tls = "---
 apiVersion: gateway.networking.k8s.io/v1
 kind: BackendTLSPolicy
