@@ -42,6 +42,8 @@ pub enum Probe {
         host: Option<Box<str>>,
         /// Status codes of a healthy endpoint: each pair is a first and a last one.
         expected: Box<[(u16, u16)]>,
+        /// Status codes that say no more than no answer does.
+        retriable: Box<[u16]>,
     },
     /// A connection, nothing more.
     Tcp,
@@ -57,7 +59,7 @@ pub enum Probe {
 pub enum Outcome {
     /// As it should be.
     Passed,
-    /// No answer: refused, broken off, too late.
+    /// No answer: refused, broken off, too late; or one that is to count like none.
     Silent,
     /// An answer, and the wrong one.
     Wrong,
@@ -139,11 +141,13 @@ impl Check {
         Duration::from_micros(below(draw(random, 1), u64::try_from(most.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// Whether a status code is one of a healthy endpoint.
-    pub fn expects(&self, status: u16) -> bool {
-        match &self.probe {
-            Probe::Http { expected, .. } => expected.iter().any(|(first, last)| (*first..=*last).contains(&status)),
-            _ => false,
+    /// What a status code says.
+    pub fn read(&self, status: u16) -> Outcome {
+        let Probe::Http { expected, retriable, .. } = &self.probe else { return Outcome::Wrong };
+        match status {
+            status if expected.iter().any(|(first, last)| (*first..=*last).contains(&status)) => Outcome::Passed,
+            status if retriable.contains(&status) => Outcome::Silent,
+            _ => Outcome::Wrong,
         }
     }
 }
@@ -154,7 +158,12 @@ mod tests {
 
     fn check() -> Check {
         Check {
-            probe: Probe::Http { path: "/".into(), host: None, expected: [(200, 200), (204, 299)].into() },
+            probe: Probe::Http {
+                path: "/".into(),
+                host: None,
+                expected: [(200, 200), (204, 299)].into(),
+                retriable: [503].into(),
+            },
             port: None,
             interval: Duration::from_secs(10),
             unhealthy_interval: Duration::from_secs(20),
@@ -218,7 +227,14 @@ mod tests {
 
     #[test]
     fn expected_codes_are_ranges() {
-        assert!(check().expects(200) && check().expects(250));
-        assert!(!check().expects(203) && !check().expects(500));
+        for (status, outcome) in [
+            (200, Outcome::Passed),
+            (250, Outcome::Passed),
+            (203, Outcome::Wrong),
+            (500, Outcome::Wrong),
+            (503, Outcome::Silent),
+        ] {
+            assert_eq!(check().read(status), outcome, "{status}");
+        }
     }
 }

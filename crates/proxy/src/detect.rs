@@ -22,7 +22,7 @@ use crate::edge::h1_server::{self, H1Connection};
 use crate::edge::h2_server::{self, Facts};
 use crate::io::Io;
 use crate::race::{self, First, Patience, Spoken};
-use crate::recheck::{self, Ground};
+use crate::recheck::{Course, Ground};
 use crate::splice::{self, Landing, Passenger, Purpose};
 use crate::worker::Worker;
 
@@ -64,7 +64,8 @@ pub(crate) async fn detect(
         Taker::Requests => {}
         Taker::Service(listener) => {
             let down = (io, Inbound::default());
-            tokio::task::spawn_local(leave(worker, down, connection, bind, listener, watch, guest));
+            let course = (Course { bound: bind.address, asked: None }, bind.settings.timeouts.idle);
+            tokio::task::spawn_local(leave(worker, down, connection, course, listener, watch, guest));
             return;
         }
         Taker::Stranger(destination) => {
@@ -114,12 +115,23 @@ pub(crate) async fn detect(
     }
 }
 
+/// The Service that a program asked its proxy for a tunnel to, and in which words.
+pub(crate) struct Called {
+    pub listener: Arc<Listener>,
+    /// Lower-case, without port and trailing dot.
+    pub host: Box<str>,
+    pub port: Option<u16>,
+}
+
 /// What follows on a connection of a program that asked its proxy for a tunnel to a Service: it may be anything.
-pub(crate) fn enter_tunnel(worker: Rc<Worker>, it: H1Connection, listener: Arc<Listener>) {
+pub(crate) fn enter_tunnel(worker: Rc<Worker>, it: H1Connection, called: Called) {
     let H1Connection { io, inbound, connection, bound, watch, _guest: guest, .. } = it;
     let Some(bind) = worker.snapshot().bind(&bound).cloned() else { return };
+    let Called { listener, host, port } = called;
+    let course = Course { bound, asked: Some((host, port)) };
+    let idle = bind.settings.timeouts.idle;
     let future: Pin<Box<dyn Future<Output = ()>>> =
-        Box::pin(leave(worker, (io, inbound), connection, bind, listener, watch, guest));
+        Box::pin(leave(worker, (io, inbound), connection, (course, idle), listener, watch, guest));
     tokio::task::spawn_local(future);
 }
 
@@ -129,15 +141,13 @@ async fn leave(
     worker: Rc<Worker>,
     (io, mut inbound): (Io, Inbound),
     connection: Connection,
-    bind: Arc<Bind>,
+    (course, idle): (Course, Option<Duration>),
     listener: Arc<Listener>,
     watch: Watch,
     guest: Guest,
 ) {
-    let bound = bind.address;
-    let idle = bind.settings.timeouts.idle;
-    drop(bind);
-    let passage = || Ground::Passage { connection: Box::new(connection.clone()), bound };
+    let bound = course.bound;
+    let passage = || Ground::Passage { connection: Box::new(connection.clone()), course: course.clone() };
     let (mut standing, mut landing) = (None, None);
     let mut spoken = Spoken::Bytes(First::Nobody);
     let mut way = Way::now(&worker, listener);
@@ -152,7 +162,7 @@ async fn leave(
             Ok(Spoken::Ended) if known == Known::Http => Spoken::Gone,
             Ok(spoken) if spoken != Spoken::Ended => spoken,
             _ => {
-                way.look_again(&worker, &connection, bound);
+                way.look_again(&worker, &connection, &course);
                 // Whom the route's policies keep out may still speak HTTP.
                 if let Some(passenger) = way.passenger(&connection)
                     && admit_stream(&way.listener, &connection).is_ok()
@@ -172,7 +182,7 @@ async fn leave(
         Spoken::Bytes(_) | Spoken::Ended => {
             // One that is in the list already was judged whenever something changed.
             let standing = standing.unwrap_or_else(|| {
-                way.look_again(&worker, &connection, bound);
+                way.look_again(&worker, &connection, &course);
                 worker.standings.add(passage())
             });
             match way.passenger(&connection) {
@@ -218,9 +228,9 @@ impl Way {
     }
 
     /// Looks up what is in force after a wait. Where there is no such listener any more, nobody forbids what was begun.
-    fn look_again(&mut self, worker: &Worker, connection: &Connection, bound: SocketAddr) {
+    fn look_again(&mut self, worker: &Worker, connection: &Connection, course: &Course) {
         let snapshot = worker.snapshot();
-        if let Some(listener) = recheck::find_callee(&snapshot, bound, connection) {
+        if let Some(listener) = course.listener(&snapshot, connection) {
             *self = Way { listener: listener.clone(), generation: snapshot.generation };
         }
     }

@@ -177,7 +177,7 @@ impl Feed {
 
     /// What makes the proxy a member of the mesh.
     pub fn mesh(&self) -> Mesh {
-        Mesh { svid: self.svid.clone(), bundles: self.bundles.clone() }
+        Mesh::new(self.svid.clone(), self.bundles.clone())
     }
 
     /// The identity, renewed in the background.

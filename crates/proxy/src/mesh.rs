@@ -20,6 +20,7 @@ use transept_identity::spiffe::SpiffeId;
 use transept_identity::svid::Leaf;
 use transept_identity::verify::{Accept, Purpose};
 use transept_identity::xfcc;
+use transept_model::attach::Locale;
 
 /// The protocol inside the TLS of a tunnel.
 const ALPN: &[&[u8]] = &[b"h2"];
@@ -35,12 +36,28 @@ pub struct Mesh {
     pub svid: Arc<LiveSvid>,
     /// The roots by trust domain.
     pub bundles: LiveBundles,
+    /// Where the machine is, which others are told with each tunnel.
+    pub locale: Locale,
+}
+
+impl Mesh {
+    /// Of a machine of which nobody has said where it is.
+    pub fn new(svid: Arc<LiveSvid>, bundles: LiveBundles) -> Mesh {
+        Mesh { svid, bundles, locale: Locale::default() }
+    }
+
+    /// On a machine that is there.
+    pub fn at(self, locale: Locale) -> Mesh {
+        Mesh { locale, ..self }
+    }
 }
 
 /// The TLS side of a membership, shared by all workers.
 pub(crate) struct Membership {
     svid: Arc<LiveSvid>,
     bundles: LiveBundles,
+    /// Where we are, as the rest of the baggage.
+    whereabouts: String,
     peers: PeerVerifier,
     server: Arc<ServerConfig>,
     clients: Mutex<HashMap<Box<str>, Arc<ClientConfig>>>,
@@ -81,6 +98,7 @@ impl Membership {
         Ok(Membership {
             svid: mesh.svid.clone(),
             bundles: mesh.bundles.clone(),
+            whereabouts: whereabouts(&mesh.locale),
             peers,
             server: Arc::new(server),
             clients: Mutex::default(),
@@ -97,7 +115,8 @@ impl Membership {
     pub(crate) fn baggage(&self) -> Option<String> {
         let svid = self.svid.load();
         let own = svid.id().workload()?;
-        Some(format!("k8s.namespace.name={},service.name={}", own.namespace(), own.service_account()))
+        let (namespace, name) = (own.namespace(), own.service_account());
+        Some(format!("k8s.namespace.name={namespace},service.name={name}{}", self.whereabouts))
     }
 
     /// For tunnels that come in.
@@ -190,6 +209,22 @@ pub(crate) fn identity_in(leaf: &CertificateDer<'_>) -> Option<Arc<str>> {
     Leaf::parse(leaf).ok().map(|leaf| leaf.id.as_str().into())
 }
 
+/// Region and zone, as members of baggage that follow others. What a value may not have is written with percent signs (W3C Baggage, section 3.3.1.3).
+fn whereabouts(locale: &Locale) -> String {
+    let mut words = String::new();
+    for (key, value) in [("cloud.region", &locale.region), ("cloud.availability_zone", &locale.zone)] {
+        let Some(value) = value else { continue };
+        words.push_str(&format!(",{key}="));
+        for byte in value.bytes() {
+            match byte {
+                b'"' | b',' | b';' | b'\\' | b'%' | ..=b' ' | 0x7f.. => words.push_str(&format!("%{byte:02X}")),
+                _ => words.push(byte.into()),
+            }
+        }
+    }
+    words
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use transept_identity::authority::{Authority, LEAF_LIFE};
@@ -222,8 +257,20 @@ pub(crate) mod tests {
         let chain = issued.chain.clone();
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let svid = Svid::new(issued.chain, key, &provider).expect("an SVID");
-        let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(ours)) };
+        let locale = Locale::new(Some("b 1,%"), Some("eu"));
+        let mesh = Mesh { svid: Arc::new(LiveSvid::new(svid)), bundles: LiveBundles::new(bundles(ours)), locale };
         (mesh, chain)
+    }
+
+    #[test]
+    fn a_tunnel_says_who_asks_and_from_where() {
+        let (mut mesh, _) = member(&root(1));
+        let baggage = |mesh: &Mesh| Membership::new(mesh).expect("a membership").baggage();
+        let own = "k8s.namespace.name=default,service.name=cart";
+        let here = format!("{own},cloud.region=eu,cloud.availability_zone=b%201%2C%25");
+        assert_eq!(baggage(&mesh), Some(here));
+        mesh.locale = Locale::default();
+        assert_eq!(baggage(&mesh).as_deref(), Some(own));
     }
 
     #[test]

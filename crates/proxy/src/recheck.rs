@@ -40,6 +40,8 @@ pub(crate) use request::{Ends, Entrance, Opening};
 /// What is under way between two proxies when the roots that vouched for one of them are not believed any more may end within this time.
 /// A root that is replaced in order retires first, and then this is for what has lived on for longer than it counts.
 const RESPITE: Duration = Duration::from_secs(5);
+/// Why bytes may not come where they could before.
+pub(crate) const REQUESTS_ONLY: &str = "the port carries requests only";
 
 /// What a connection was let in for.
 pub(crate) enum Ground {
@@ -48,11 +50,30 @@ pub(crate) enum Ground {
     /// The policies of the listener of a port behind a bind of the mesh.
     Admission { connection: Box<Connection>, bound: SocketAddr, port: u16 },
     /// The policies of a route for connections, on a bind of a Gateway or on the way out of a workload.
-    Passage { connection: Box<Connection>, bound: SocketAddr },
+    Passage { connection: Box<Connection>, course: Course },
     /// The policies on a request that is still under way.
     Request(Rc<Opening>),
     /// That nobody in the mesh is where a captured connection goes.
     Stranger { connection: Box<Connection>, bound: SocketAddr },
+}
+
+/// By what the listener of a connection that carries no requests is found, on a bind of a Gateway or on the way out of a workload.
+#[derive(Clone, Debug)]
+pub(crate) struct Course {
+    /// The address that the worker listens on.
+    pub(crate) bound: SocketAddr,
+    /// The Service that a program asked its proxy for: host, lower-case, and port.
+    pub(crate) asked: Option<(Box<str>, Option<u16>)>,
+}
+
+impl Course {
+    /// The listener that takes the connection by what is in force.
+    pub(crate) fn listener<'s>(&self, snapshot: &'s Snapshot, connection: &Connection) -> Option<&'s Arc<Listener>> {
+        match &self.asked {
+            Some((host, port)) => snapshot.bind(&self.bound)?.listener_for_authority(host, *port),
+            None => find_callee(snapshot, self.bound, connection),
+        }
+    }
 }
 
 /// Why a connection that was let in must end.
@@ -316,12 +337,8 @@ fn is_believed(
     }
 }
 
-/// The listener that takes a connection that carries no requests, on a bind of a Gateway or on the way out of a workload.
-pub(crate) fn find_callee<'s>(
-    snapshot: &'s Snapshot,
-    bound: SocketAddr,
-    connection: &Connection,
-) -> Option<&'s Arc<Listener>> {
+/// The listener that takes a connection that carries no requests, where its bind or its destination tell which.
+fn find_callee<'s>(snapshot: &'s Snapshot, bound: SocketAddr, connection: &Connection) -> Option<&'s Arc<Listener>> {
     let bind = snapshot.bind_for(&bound, connection.local)?;
     bind.listener_for_streams().or_else(|| bind.callee(connection.destination))
 }
@@ -363,12 +380,12 @@ fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing)
         Ground::Admission { connection, bound, port } => {
             let listener = snapshot.bind(bound).and_then(|bind| bind.listener_for_port(*port));
             let gone = || Err(Some(format!("port {port} of the program is gone").into()));
-            listener.map_or_else(gone, |listener| admit_stream(listener, connection).map_err(|reply| reply.cause))
+            listener.map_or_else(gone, |listener| pass_bytes(listener, connection))
         }
         Ground::Request(opening) => return opening.judge(snapshot, now.into()).err(),
         // Where there is no such listener any more, nobody forbids what was begun.
-        Ground::Passage { connection, bound } => {
-            find_callee(snapshot, *bound, connection).map_or(Ok(()), |listener| pass_bytes(listener, connection))
+        Ground::Passage { connection, course } => {
+            course.listener(snapshot, connection).map_or(Ok(()), |listener| pass_bytes(listener, connection))
         }
         // One who has joined meanwhile is called through the tunnel from the next connection on.
         Ground::Stranger { connection, bound } => {
@@ -381,10 +398,10 @@ fn judge(worker: &Worker, snapshot: &Snapshot, now: Moment, standing: &Standing)
     judged.err().map(Cause::Denied)
 }
 
-/// Whether bytes may go on to the port of a Service.
+/// Whether bytes may go on to the port of a Service, or of the program.
 fn pass_bytes(listener: &Listener, connection: &Connection) -> Result<(), Option<Box<str>>> {
     match listener.speaks {
-        Speaks::Http => Err(Some("the port carries requests only".into())),
+        Speaks::Http => Err(Some(REQUESTS_ONLY.into())),
         Speaks::Detect | Speaks::Opaque => admit_stream(listener, connection).map_err(|reply| reply.cause),
     }
 }
@@ -413,8 +430,9 @@ mod tests {
     async fn a_connection_ends_with_its_credential() {
         let standings = Standings::default();
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        let passage =
-            || Ground::Passage { connection: Box::new(Connection::new(address, address, None)), bound: address };
+        let course = || Course { bound: address, asked: None };
+        let connection = || Box::new(Connection::new(address, address, None));
+        let passage = || Ground::Passage { connection: connection(), course: course() };
         let lasting = [standings.add(passage()), standings.add_until(passage(), Some(Duration::from_secs(86_400)))];
         let ending = standings.add_until(passage(), Some(Duration::ZERO));
         std::future::poll_fn(|cx| ending.poll_ended(cx)).await;

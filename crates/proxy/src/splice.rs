@@ -18,7 +18,7 @@ use transept_engine::judge::{Attempt, Judgement, Outcome, Repeat as Repeatable, 
 use transept_engine::pick::{self, Call, Chosen, pick_endpoint};
 use transept_engine::reason::Reason;
 use transept_engine::rule::Rule;
-use transept_engine::snapshot::{Backend, Listener, Role, UpstreamProtocol};
+use transept_engine::snapshot::{Backend, Listener, Role, Speaks, UpstreamProtocol};
 use transept_engine::traffic::Permit;
 use transept_wire::h1::{Body, Decoder, Limits};
 use transept_wire::head::{Method, Version};
@@ -31,7 +31,7 @@ use crate::failure::{Failure, Repeat, Side};
 use crate::io::Io;
 use crate::mesh::advise;
 use crate::path::{Marks, Stop};
-use crate::recheck::Standing;
+use crate::recheck::{REQUESTS_ONLY, Standing};
 use crate::record::record;
 use crate::resolve::await_names;
 use crate::trial::Carriage;
@@ -271,12 +271,16 @@ fn is_refusal(stop: &Stop) -> bool {
     }
 }
 
-/// Closes a connection that no route is there for, and records it.
+/// Closes a connection that no route is there for, or that came before its port was for requests alone, and records it.
 pub(crate) fn turn_away(worker: &Worker, connection: &Connection, listener: &Arc<Listener>, generation: u64, io: &Io) {
     let mut trip = worker.take_trip();
     board(worker, connection, &mut trip);
     io.abort_on_drop();
-    note(&Stop::from(Reason::RouteNotFound), &mut trip);
+    let stop = match listener.speaks {
+        Speaks::Http => Failure::new(Side::Downstream, Reason::NotAuthorized, Repeat::Never, REQUESTS_ONLY).into(),
+        Speaks::Detect | Speaks::Opaque => Reason::RouteNotFound.into(),
+    };
+    note(&stop, &mut trip);
     let marks = Marks { generation, listener: Some(listener), ..Marks::default() };
     record(worker, &trip, &marks, connection);
     worker.give_back(trip);

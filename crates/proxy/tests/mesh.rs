@@ -60,7 +60,7 @@ impl Trust {
     }
 
     fn member(&self, name: &str) -> Mesh {
-        Mesh { svid: Arc::new(LiveSvid::new(self.svid(name))), bundles: LiveBundles::new(self.bundles()) }
+        Mesh::new(Arc::new(LiveSvid::new(self.svid(name))), LiveBundles::new(self.bundles()))
     }
 }
 
@@ -319,7 +319,7 @@ async fn a_foreign_certificate_opens_no_tunnel() {
     let foreign = Trust::new();
     let trust = Trust::new();
     // It trusts the mesh, and the mesh does not trust it.
-    let mesh = Mesh { svid: foreign.member("front").svid, bundles: LiveBundles::new(trust.bundles()) };
+    let mesh = Mesh::new(foreign.member("front").svid, LiveBundles::new(trust.bundles()));
     let stage = Stage::with(Program::Http, trust, mesh, "").await;
     let answer = stage.get().await;
     assert!(answer.starts_with("http/1.1 502") || answer.starts_with("http/1.1 503"), "{answer}");

@@ -79,7 +79,7 @@ pub(crate) fn serve_with_mesh(
     let svid = plane.move_in(&identity(plan, &plane)?).context("the identity of the gateway")?;
     let control = Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?;
     let address = control.block_on(open(plan, &plane, format))?;
-    let mesh = Mesh { svid: svid.clone(), bundles: plane.bundles() };
+    let mesh = Mesh::new(svid.clone(), plane.bundles()).at(args.locale());
     let options = Options { mesh: Some(mesh), ..args.options() };
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
     tracing::info!(

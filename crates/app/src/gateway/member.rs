@@ -32,7 +32,7 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
         }
     });
     let Some((feed, first)) = begun? else { return Ok(Exit::Fine) };
-    let options = Options { mesh: Some(feed.mesh()), ..args.options() };
+    let options = Options { mesh: Some(feed.mesh().at(args.locale())), ..args.options() };
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);
     feed.report(proxy.sight());
     let id = feed.svid().load().id().clone();

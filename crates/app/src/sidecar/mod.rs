@@ -82,7 +82,7 @@ pub(crate) fn serve(mut plan: Plan) -> Result<Exit> {
     let prepare = async { Transparent::prepare(&plan.place, &plan.state, &plan.instances_in, &mut plan.free) };
     let transparent = if plan.transparent { Some(runtime.block_on(prepare)?) } else { None };
     let mut options = plan.serve.options();
-    options.mesh = Some(feed.mesh());
+    options.mesh = Some(feed.mesh().at(plan.place.locale.clone()));
     let (demand, wanted) = mpsc::unbounded_channel();
     options.demand = Some(demand);
     let proxy = Arc::new(Proxy::start(&options).context("the data plane cannot start")?);

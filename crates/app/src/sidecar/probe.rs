@@ -40,7 +40,12 @@ impl Question {
     /// A GET of `path`, or without one a connection.
     pub(crate) fn new(address: SocketAddr, path: Option<&str>, interval: Duration) -> Question {
         let probe = match path {
-            Some(path) => Probe::Http { path: path.into(), host: None, expected: Box::new([(200, 399)]) },
+            Some(path) => Probe::Http {
+                path: path.into(),
+                host: None,
+                expected: Box::new([(200, 399)]),
+                retriable: Box::default(),
+            },
             None => Probe::Tcp,
         };
         let check = Check {
@@ -66,7 +71,9 @@ impl Question {
         for number in 0_u64.. {
             let answer = tokio::time::timeout(self.check.timeout, self.ask_once()).await;
             let (outcome, why) = match answer {
-                Ok(Ok(status)) if status.is_none_or(|status| self.check.expects(status)) => (Outcome::Passed, None),
+                Ok(Ok(status)) if status.is_none_or(|status| self.check.read(status) == Outcome::Passed) => {
+                    (Outcome::Passed, None)
+                }
                 Ok(Ok(status)) => (Outcome::Wrong, status.map(|status| format!("it answers {status}"))),
                 Ok(Err(error)) => (Outcome::Silent, Some(format!("{error:#}"))),
                 Err(_) => (Outcome::Silent, Some(format!("no answer within {:?}", self.check.timeout))),

@@ -8,7 +8,7 @@ use transept_testkit::client::{Answer, Request, exchange_http1};
 use transept_testkit::echo::{Echo, Port};
 use transept_testkit::launch::unused_address;
 
-use crate::stage::{Mesh, program, repeater, say, soon, told, until};
+use crate::stage::{Mesh, passes, program, repeater, say, soon, told, until};
 
 /// The status and the rest of what a proxy answers to these words; the connection ends with it.
 async fn ask(proxy: SocketAddr, words: &str) -> (u16, String) {
@@ -77,4 +77,53 @@ async fn a_program_with_a_proxy_reaches_services_and_everybody_else() {
     let to_itself = format!("GET http://{proxy}/ HTTP/1.1\r\nHost: {proxy}\r\n\r\n");
     let (status, text) = ask(proxy, &to_itself).await;
     assert!(status == 503 && text.contains("is this proxy"), "{text}");
+}
+
+/// A Service that declares nothing of its port, and with a rule for the requests of everybody who calls it, that nothing else may come.
+fn undeclared(guarded: bool) -> String {
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 90}]}}\n";
+    let guard = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart}
+spec:
+  parentRefs: [{group: \"\", kind: Service, name: cart, port: 90}]
+  rules: [{backendRefs: [{name: cart, port: 90}]}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: cart}
+spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart}], deny: [{to: [{paths: [/admin]}]}]}
+";
+    format!("{service}{}", if guarded { guard } else { "" })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_of_bytes_ends_where_only_requests_may_come() {
+    let mesh = Mesh::start(&undeclared(false)).await;
+    let bytes = repeater("").await;
+    let _cart = mesh.sidecar("cart").await.port(90, bytes, "").start().await;
+    let proxy = unused_address().expect("an address");
+    let setup = mesh.sidecar("web").await.upstream("cart:90").argument(format!("--http-proxy={proxy}"));
+    let web = setup.start().await;
+    // By the port that stands for the Service, and by the proxy's.
+    passes(setup.local[0], "\u{1}words\n", "\u{1}words\n").await;
+    let mut by_port = TcpStream::connect(setup.local[0]).await.expect("connected");
+    let mut by_proxy = tunnel(proxy, "cart.default:90").await.expect("a tunnel");
+    for stream in [&mut by_port, &mut by_proxy] {
+        say(stream, "\u{1}words\n", "\u{1}words\n").await;
+    }
+
+    mesh.configure(&undeclared(true));
+    for stream in [&mut by_port, &mut by_proxy] {
+        let ended = soon(stream.read(&mut [0])).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+    let line = told(&web, "requests only").await;
+    assert!(line.contains("the port carries requests only"), "{line}");
+    let mut again = tunnel(proxy, "cart.default:90").await.expect("a tunnel");
+    let mut answer = Vec::new();
+    again.write_all(b"\x01words\n\r\n\r\n").await.expect("sent");
+    soon(again.read_to_end(&mut answer)).await.expect("an answer");
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
 }

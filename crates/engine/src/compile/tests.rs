@@ -590,6 +590,51 @@ fn who_guards_a_route_that_other_spellings_pass_by_is_told_so() {
 }
 
 #[test]
+fn a_route_that_leaves_its_ports_to_requests_alone_is_noted() {
+    let asked = "filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC, grpc: {}, backendRef: {name: cart, port: 80}}}], ";
+    let notes = |filters: &str, parent: &str, other: &str| {
+        let yaml = format!(
+            "\
+apiVersion: v1
+kind: Service
+metadata: {{name: cart}}
+spec: {{ports: [{{name: http, port: 80}}, {{name: db, port: 81}}, {{name: web, port: 82, appProtocol: http}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: cart}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: cart{parent}}}]
+  rules: [{{{filters}backendRefs: [{{name: cart, port: 80}}]}}]
+---
+{other}"
+        );
+        compiled(&yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let key = "apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {name: key}
+spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart}], schemes: [{name: key, apiKey: {}}]}
+";
+    let stream = "apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: db}
+spec: {parentRefs: [{group: '', kind: Service, name: cart, port: 81}], rules: [{backendRefs: [{name: cart, port: 81}]}]}
+";
+    for (filters, other) in [("", key), (asked, "")] {
+        let found = notes(filters, "", other);
+        assert!(found.len() == 1 && found[0].contains("(port 80, 81) carries requests only now"), "{found:?}");
+        assert!(notes(filters, ", port: 80", other).is_empty(), "whoever names the port knows it");
+        let found = notes(filters, "", &format!("{other}---\n{stream}"));
+        assert!(
+            found.len() == 1 && found[0].contains("(port 80) carries"),
+            "bytes have a route of their own: {found:?}"
+        );
+    }
+    assert!(notes("", "", "").is_empty());
+}
+
+#[test]
 fn free_repeats_where_no_proxy_is_trusted_are_noted() {
     let quotas = "\
 ---

@@ -197,15 +197,13 @@ fn draw_all<'l>(
                 Draw::Local => {}
                 Draw::Unavailable => {
                     put_back(&all, now);
+                    leave_beyond(limits, index, waited);
                     return Err(Refused::Unavailable(index));
                 }
                 Draw::Wait(wait, ticket) => {
                     put_back(&all, now);
                     // It comes again without the ticket for one that it has not come to this time.
-                    if let Some(waited) = waited {
-                        let others = limits.iter().skip(index + 1).filter_map(|limit| limit.shared.as_ref());
-                        others.for_each(|other| _ = waited.leave(&other.leases));
-                    }
+                    leave_beyond(limits, index, waited);
                     x.notes.between = Some(Box::new(Waited::For(ticket, Waited::last(waited, index))));
                     return Err(Refused::Wait(wait));
                 }
@@ -214,6 +212,13 @@ fn draw_all<'l>(
         all.push(one);
     }
     Ok(all)
+}
+
+/// Whoever ends at the limit at this position does not come to those behind it: what was ordered for it there is for others.
+fn leave_beyond(limits: &[Arc<Limit>], index: usize, waited: Option<Waited>) {
+    let Some(waited) = waited else { return };
+    let others = limits.iter().skip(index + 1).filter_map(|limit| limit.shared.as_ref());
+    others.for_each(|other| _ = waited.leave(&other.leases));
 }
 
 /// What a request has waited for.

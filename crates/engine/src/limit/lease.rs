@@ -299,10 +299,11 @@ impl Lease {
         self.expected
     }
 
-    /// The order is not answered. Whoever waits for it, or for the next one, comes anew.
+    /// The order is not answered. Whoever waits for it, or for the next one, comes anew: both count as given up, so that who leaves instead takes
+    /// nothing from those of an order before.
     fn come_to_nothing(&mut self) {
         if self.asked {
-            (self.asked, self.demand, self.order) = (false, 0, self.order + 1);
+            (self.asked, self.demand, self.order) = (false, 0, self.order + 2);
         }
     }
 
@@ -504,6 +505,26 @@ mod tests {
         hour.deliver(7, Some(1), grant(1, 9), 2 * MS);
         hour.leave(ticket);
         assert!(matches!(hour.draw(7, 1, 2 * MS, Some(others[2])), Drawn::Taken(..)), "nobody else waits for it");
+    }
+
+    #[test]
+    fn who_goes_after_an_order_that_came_to_nothing_takes_from_nobody() {
+        let leases = Leases::new(1000);
+        let wait = || match leases.draw(7, 1, MS, None) {
+            Drawn::None(more, ticket) => (more, ticket),
+            other => panic!("{other:?}"),
+        };
+        let (Some(1), first) = wait() else { panic!("there is none") };
+        leases.deliver(7, Some(1), grant(1, 9), MS);
+        // What is there is for the first one, so that another one orders for himself, and one more waits for the order after.
+        let ((Some(_), second), (None, third)) = (wait(), wait()) else { panic!("one order at a time") };
+        leases.give_up(7);
+        for gone in [second, third] {
+            assert!(!leases.awaits(gone));
+            leases.leave(gone);
+        }
+        assert!(ordered(leases.draw(7, 1, MS, None)).is_some(), "it is not for whoever comes");
+        assert!(matches!(leases.draw(7, 1, MS, Some(first)), Drawn::Taken(..)));
     }
 
     #[test]

@@ -94,10 +94,14 @@ impl ServiceDrafts {
             let remedy = "add the Service, or correct the name or namespace of the parentRef";
             return Err(Refusal::new("NoMatchingParent", About::Parent, why, remedy));
         };
+        if service.spec.ports.is_empty() {
+            let why = format!("the Service {namespace}/{} has no ports, so that nobody can call it", parent.name);
+            return Err(Refusal::new("NoMatchingParent", About::Parent, why, "add its `ports`"));
+        }
         let port = find_port(service, parent)?;
         let is_for_streams = matches!(route, RouteRef::Tcp(_));
         let mut ports = service.spec.ports.iter().filter(|one| port.is_none_or(|wanted| wanted == one.port));
-        if ports.clone().next().is_some() && !ports.any(|port| carries(port, is_for_streams)) {
+        if !ports.any(|port| carries(port, is_for_streams)) {
             return Err(declared_otherwise(service, port, is_for_streams));
         }
         let routes = self.0.entry((namespace.clone(), parent.name.clone())).or_default();
@@ -231,7 +235,10 @@ spec: {{parentRefs: [{{group: '', kind: Service, name: cart, port: 80}}], rules:
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: cart}]}}";
         let loaded = load(&[SourceText::new("test.yaml", portless)], &[]);
-        assert_eq!(attach(&loaded.world, &Surroundings::default()).services.len(), 1, "it declares nothing else");
+        let attached_to_none = attach(&loaded.world, &Surroundings::default());
+        assert_eq!(attached_to_none.services.len(), 0, "there is nothing to call");
+        let why = attached_to_none.problems.first().map(ToString::to_string).unwrap_or_default();
+        assert!(why.contains("the Service shop/cart has no ports"), "{why}");
         assert_eq!((attached("", "TCPRoute"), attached(", appProtocol: redis", "TCPRoute")), (1, 1));
         assert_eq!(attached(", appProtocol: grpc", "TCPRoute"), 0);
     }

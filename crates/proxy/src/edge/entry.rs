@@ -102,6 +102,9 @@ async fn pass(worker: Rc<Worker>, entry: Entry, mut inbound: Inbound, landing: L
     let Some((listener, rule, generation)) = find_listener(&worker, bound, port) else {
         return io.abort_on_drop();
     };
+    if listener.speaks == Speaks::Http {
+        return splice::turn_away(&worker, &connection, &listener, generation, &io);
+    }
     let passenger = Passenger { connection: &connection, listener: &listener, rule: &rule, generation };
     // What is said to each request has to be said to the connection when there are none.
     let landing = admit_stream(&listener, &connection).is_ok().then_some(landing);

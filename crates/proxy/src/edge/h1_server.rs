@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use transept_engine::exchange::Connection;
 use transept_engine::reason::Reason;
 use transept_engine::settings::Settings;
-use transept_engine::snapshot::{Bind, Listener, Role, ServerTls};
+use transept_engine::snapshot::{Bind, Role, ServerTls};
 use transept_engine::verdict::Reply;
 use transept_wire::h1::{self, Body, Decoder, Malformed, RequestMeta};
 use transept_wire::head::{Method, Version};
@@ -23,6 +23,7 @@ use crate::accept::Guest;
 use crate::body::{H1Source, Source};
 use crate::buffer::{Inbound, Outbound};
 use crate::deadline::{Expired, Watch};
+use crate::detect::Called;
 use crate::failure::{Side, reason_of};
 use crate::io::Io;
 use crate::normalize::codec_limits;
@@ -54,7 +55,7 @@ enum After {
     /// It breaks, so that a part of a response is not taken for the whole.
     Cut,
     /// It is a tunnel to a Service from here on.
-    Tunnel(Arc<Listener>),
+    Tunnel(Box<Called>),
 }
 
 /// One connection with what it keeps between requests.
@@ -93,7 +94,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut it: Box<H1Connection>) {
         match Box::pin(serve_burst(&worker, &mut it)).await {
             Burst::Lull => {}
             Burst::Ended => return,
-            Burst::Tunnel(listener) => return detect::enter_tunnel(worker, *it, listener),
+            Burst::Tunnel(called) => return detect::enter_tunnel(worker, *it, *called),
         }
     }
     it.io.shut_down_writing();
@@ -106,7 +107,7 @@ enum Burst {
     /// The end of the connection.
     Ended,
     /// A tunnel to a Service.
-    Tunnel(Arc<Listener>),
+    Tunnel(Box<Called>),
 }
 
 /// Serves requests as long as one follows the other.
@@ -130,7 +131,7 @@ async fn serve_burst(worker: &Rc<Worker>, it: &mut H1Connection) -> Burst {
                 it.io.abort_on_drop();
                 return Burst::Ended;
             }
-            After::Tunnel(listener) => return Burst::Tunnel(listener),
+            After::Tunnel(called) => return Burst::Tunnel(called),
         }
         let patience = settings.timeouts.idle.map_or(LULL, |idle| idle.min(LULL));
         match it.wait_for_bytes(Some(patience)).await {
@@ -247,15 +248,17 @@ async fn open_tunnel(worker: &Rc<Worker>, bound: SocketAddr, client: Client<'_>,
             let snapshot = worker.snapshot();
             let mut lower = Vec::new();
             let authority = normalize::authority(trip.request.authority()).ok();
-            let listener = authority.zip(snapshot.bind(&bound)).and_then(|(authority, bind)| {
-                bind.listener_for_authority(normalize::host_lower(authority.host, &mut lower), authority.port)
+            let called = authority.zip(snapshot.bind(&bound)).and_then(|(authority, bind)| {
+                let (host, port) = (normalize::host_lower(authority.host, &mut lower), authority.port);
+                let listener = bind.listener_for_authority(host, port)?.clone();
+                Some(Box::new(Called { listener, host: host.into(), port }))
             });
-            listener.cloned().ok_or(Reason::ListenerNotFound)
+            called.ok_or(Reason::ListenerNotFound)
         }
         Err(reason) => Err(reason),
     };
-    let listener = match found {
-        Ok(listener) => listener,
+    let called = match found {
+        Ok(called) => called,
         Err(reason) => {
             refuse(worker, client.io, client.connection, trip, Reply::new(reason)).await;
             return After::Close;
@@ -264,7 +267,7 @@ async fn open_tunnel(worker: &Rc<Worker>, bound: SocketAddr, client: Client<'_>,
     let mut out = Outbound::take();
     out.tail().extend_from_slice(outside::CONNECTED);
     match client.io.send(&mut out, &[]).await {
-        Ok(()) => After::Tunnel(listener),
+        Ok(()) => After::Tunnel(called),
         Err(_) => After::Cut,
     }
 }

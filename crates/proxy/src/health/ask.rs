@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use transept_engine::health::{Check, Probe};
+use transept_engine::health::{Check, Outcome, Probe};
 use transept_engine::snapshot::{Backend, Endpoint, UpstreamProtocol};
 use transept_wire::h1::{self, Limits};
 use transept_wire::head::{FieldId, Method, Request, Response};
@@ -58,7 +58,11 @@ pub(super) async fn ask(shared: &Shared, backend: &Backend, check: &Check, endpo
                 UpstreamProtocol::Http2 => exchange(stream, &request("GET", backend, &host, path)?, &[]).await?.status,
                 _ => get(stream, &host, path).await?,
             };
-            if check.expects(status) { Ok(()) } else { Err(Trouble::Wrong(format!("it answers {status}"))) }
+            match check.read(status) {
+                Outcome::Passed => Ok(()),
+                Outcome::Silent => Err(Trouble::Silent(format!("it answers {status}"))),
+                Outcome::Wrong => Err(Trouble::Wrong(format!("it answers {status}"))),
+            }
         }
         Probe::Grpc { service } => {
             let stream = secure(shared, backend, endpoint, protocol, tcp).await?;

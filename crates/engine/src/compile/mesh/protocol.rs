@@ -1,8 +1,9 @@
 //! What the declarations of Services, Workloads and sidecars mean for the proxies on both sides, and where only requests may come without one. The
 //! words are read by the model.
 
-use transept_model::attach::{Attached, PolicyAttachment, PolicyTarget};
+use transept_model::attach::{Attached, PolicyAttachment, PolicyTarget, RouteRef};
 pub use transept_model::kinds::AppProtocol;
+use transept_model::kinds::{HttpRouteFilter, ServicePort};
 use transept_model::place::Note;
 use transept_model::world::World;
 
@@ -36,9 +37,12 @@ pub(in crate::compile) fn ports_of_requests_only(world: &World, attached: &Attac
     let mut notes = Vec::new();
     for service in attached.services.iter().filter(|service| service.routes.iter().any(|route| route.port.is_none())) {
         let Some(written) = world.service(&service.namespace, &service.name) else { continue };
-        let silent =
-            written.spec.ports.iter().filter(|port| port.protocol == "TCP" && port.speaks() == AppProtocol::Unknown);
-        let silent: Vec<String> = silent.map(|port| port.port.to_string()).collect();
+        let is_silent = |port: &&ServicePort| {
+            let routed = service.stream_route_for(port.port, &service.namespace);
+            port.protocol == "TCP" && port.speaks() == AppProtocol::Unknown && routed.is_none()
+        };
+        let silent = written.spec.ports.iter().filter(is_silent).map(|port| port.port.to_string());
+        let silent: Vec<String> = silent.collect();
         if written.spec.ports.len() < 2 || silent.is_empty() {
             continue;
         }
@@ -51,7 +55,8 @@ pub(in crate::compile) fn ports_of_requests_only(world: &World, attached: &Attac
                 }
                 _ => false,
             };
-            if kind == "TCPRoute" || !attached.policies.iter().filter(decides).any(|one| is_on(&one)) {
+            let is_decided = asks(&route.route) || attached.policies.iter().filter(decides).any(|one| is_on(&one));
+            if kind == "TCPRoute" || !is_decided {
                 continue;
             }
             let what = format!(
@@ -66,6 +71,12 @@ pub(in crate::compile) fn ports_of_requests_only(world: &World, attached: &Attac
         }
     }
     notes
+}
+
+/// Whether a filter of the route itself asks somebody about its requests.
+fn asks(route: &RouteRef) -> bool {
+    let RouteRef::Http(route) = route else { return false };
+    route.spec.rules.iter().flat_map(|rule| &rule.filters).any(|one| matches!(one, HttpRouteFilter::ExternalAuth(_)))
 }
 
 /// Whether policies on routes decide about requests.

@@ -122,6 +122,18 @@ struct Memory {
     flights: Arc<Flights>,
 }
 
+impl Memory {
+    /// What has come of renewing a session, if that is known. Where the provider keeps its refresh token, the newer session is kept under the same key.
+    fn renewal_of(&self, opened: &Opened, now: Duration) -> Option<Arc<Renewal>> {
+        let is_it = |newer: &Opened| newer.key == opened.key && newer.session.due <= opened.session.due;
+        let renewal = self.renewals.find(&opened.key?, 0, now)?;
+        match &*renewal {
+            Renewal::Renewed(newer, _) if is_it(newer) => None,
+            _ => Some(renewal),
+        }
+    }
+}
+
 /// A session whose cookie was opened.
 #[derive(Debug)]
 struct Opened {
@@ -341,8 +353,7 @@ impl LoginScheme {
         };
         let mut cookies = Vec::new();
         for _ in 0..MOST_FOLLOWED {
-            let renewal = opened.key.and_then(|key| self.memory.renewals.find(&key, 0, now));
-            match renewal.as_deref() {
+            match self.memory.renewal_of(&opened, now).as_deref() {
                 Some(Renewal::Renewed(newer, written)) => {
                     opened = Arc::clone(newer);
                     cookies.clone_from(written);

@@ -19,8 +19,10 @@ object! {
         path: Text = Text::from("/") => Rule::Length(1, 1024);
         /// With HTTP, the host (the endpoint's address).
         host: Option<Text> => Rule::Length(1, 253);
-        /// With HTTP, the status codes of an endpoint that is well. Another one makes it unwell at once.
+        /// With HTTP, the status codes of an endpoint that is well. Another one that is not retriable makes it unwell at once.
         expected_codes: Vec<u16> = vec![200] => Rule::MinItems(1), Rule::MaxItems(32), Rule::Range(200, 599);
+        /// With HTTP, status codes that count like no answer: so many in a row as `unhealthyThreshold` says make an endpoint unwell.
+        retriable_codes: Vec<u16> => Rule::MaxItems(32), Rule::Range(100, 599);
         /// With GRPC, the name of the service (the server as a whole).
         service: Option<Text> => Rule::Length(1, 256);
         /// The port to ask on (the endpoint's own).
@@ -73,11 +75,16 @@ fn check_check(spec: &HealthCheckSpec, value: &Value, cx: &mut Decoder) {
     if spec.host.as_ref().is_some_and(|host| !plain(host)) {
         cx.refuse_field(value, "host", "the host has spaces or control characters");
     }
+    if let Some(code) = spec.retriable_codes.iter().find(|code| spec.expected_codes.contains(code)) {
+        cx.refuse_field(value, "retriableCodes", format!("{code} is one of the expected codes"))
+            .remedy("leave it out of one of the two lists");
+    }
     if spec.r#type != CheckType::Grpc && spec.service.is_some() {
         cx.refuse_field(value, "service", "only a check of type GRPC has a service");
     }
     if spec.r#type != CheckType::Http {
-        for field in ["path", "host", "expectedCodes"].into_iter().filter(|field| value.field(field).is_some()) {
+        let fields = ["path", "host", "expectedCodes", "retriableCodes"].into_iter();
+        for field in fields.filter(|field| value.field(field).is_some()) {
             cx.refuse_field(value, field, format!("only a check of type HTTP has `{field}`"))
                 .remedy("remove it, or write `type: HTTP`");
         }
@@ -92,6 +99,7 @@ impl HealthCheckSpec {
                 path: (&*self.path).into(),
                 host: self.host.as_ref().map(|host| (&**host).into()),
                 expected: self.expected_codes.iter().map(|code| (*code, *code)).collect(),
+                retriable: self.retriable_codes.clone().into(),
             },
             CheckType::Tcp => Probe::Tcp,
             CheckType::Grpc => Probe::Grpc { service: self.service.as_deref().unwrap_or_default().into() },
@@ -115,15 +123,17 @@ mod tests {
     use super::super::super::tests::{compile, refusals};
     use super::super::TrafficPolicy;
     use super::*;
+    use crate::health::Outcome;
     use crate::policies::Policy;
 
     #[test]
     fn what_is_not_written_is_as_the_interval() {
-        let policy =
-            compile::<TrafficPolicy>("healthCheck: {interval: 7s, path: '/up?a=b', expectedCodes: [200, 204]}\n");
+        let yaml = "healthCheck: {interval: 7s, path: '/up?a=b', expectedCodes: [200, 204], retriableCodes: [503]}\n";
+        let policy = compile::<TrafficPolicy>(yaml);
         let check = policy.traffic().and_then(|traffic| traffic.check.clone()).expect("a check");
         assert_eq!((check.unhealthy_interval, check.edge_interval), (Duration::from_secs(7), Duration::from_secs(7)));
-        assert!(check.expects(204) && !check.expects(500));
+        let read = [204, 503, 500].map(|status| check.read(status));
+        assert_eq!(read, [Outcome::Passed, Outcome::Silent, Outcome::Wrong]);
     }
 
     #[test]
@@ -137,6 +147,8 @@ mod tests {
             "healthCheck: {type: TCP, host: a}\n",
             "healthCheck: {type: TCP, path: /up}\n",
             "healthCheck: {type: GRPC, expectedCodes: [200]}\n",
+            "healthCheck: {type: TCP, retriableCodes: [503]}\n",
+            "healthCheck: {retriableCodes: [503, 200]}\n",
         ] {
             assert_eq!(refusals::<TrafficPolicy>(yaml).len(), 1, "{yaml}");
         }

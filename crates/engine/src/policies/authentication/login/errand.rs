@@ -187,6 +187,9 @@ impl LoginScheme {
     /// is spent.
     fn ask(&self, mut progress: Progress, key: Hash, content: &Content, x: &mut Exchange<'_>) -> Proof {
         if progress.awaited {
+            if let Some(proof) = self.take_renewal(&progress.errand, x) {
+                return proof;
+            }
             return self.give_up(&progress.errand, "its answer was not remembered", x);
         }
         progress.awaited = true;
@@ -204,6 +207,10 @@ impl LoginScheme {
         if self.memory.answers.find(&key, 0, x.now.unix).is_some() {
             return self.go(progress, x);
         }
+        // What was answered may be used up by now.
+        if let Some(proof) = self.take_renewal(&progress.errand, x) {
+            return proof;
+        }
         let call = match self.call(&progress.errand, content) {
             Ok(call) => call,
             Err(why) => return self.give_up(&progress.errand, &why, x),
@@ -214,6 +221,22 @@ impl LoginScheme {
         };
         let receiver = self.receive(key, flight, x.now.unix, until);
         Proof::Ask(Box::new(Callout::Detached(Box::new(call), receiver)), Box::new(progress))
+    }
+
+    /// What another request has made of the answer.
+    fn take_renewal(&self, errand: &Errand, x: &mut Exchange<'_>) -> Option<Proof> {
+        let Errand::Renew { opened } = errand else { return None };
+        let now = x.now.unix;
+        Some(match &*self.memory.renewal_of(opened, now)? {
+            Renewal::Renewed(newer, _) if self.has_ended(&newer.principal, now) => {
+                self.absent(x, "the session was given up")
+            }
+            Renewal::Renewed(newer, cookies) => {
+                x.notes.cookies.extend(cookies.iter().cloned());
+                self.let_in(newer, x)
+            }
+            Renewal::Ended => self.absent(x, "the provider has ended the session"),
+        })
     }
 
     fn receive(&self, key: Hash, flight: Flight, now: Duration, until: Duration) -> Receiver {
@@ -325,13 +348,12 @@ impl LoginScheme {
                 if self.has_ended(&opened.principal, now) {
                     return self.absent(x, "the session was given up");
                 }
-                // A provider that keeps its refresh token is asked by the newer cookie as by the older one.
+                // Who waited as well finds the one or the other. A provider that keeps its refresh token is asked by the newer cookie as by the older one,
+                // so that the answer cannot stay.
                 if let Some(key) = older.key {
+                    let renewal = Renewal::Renewed(Arc::clone(&opened), cookies.clone());
+                    self.memory.renewals.note(key, Arc::new(renewal), 0, opened.session.due + OVERLAP, now);
                     self.memory.answers.forget(&key);
-                    if opened.key != older.key {
-                        let renewal = Renewal::Renewed(Arc::clone(&opened), cookies.clone());
-                        self.memory.renewals.note(key, Arc::new(renewal), 0, opened.session.due + OVERLAP, now);
-                    }
                 }
                 x.notes.cookies.extend(cookies);
                 self.let_in(&opened, x)

@@ -64,6 +64,24 @@ struct Browser {
     cookies: BTreeMap<String, String>,
 }
 
+impl Browser {
+    fn request(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Request {
+        let (host, target) = target.strip_prefix("https://").map_or(("shop.test", target), |rest| {
+            let at = rest.find('/').expect("a path");
+            rest.split_at(at)
+        });
+        let mut request = Request::build(method, "https", host, target).expect("a request");
+        for (name, value) in fields {
+            request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
+        }
+        let pairs: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if !pairs.is_empty() {
+            request.fields.push_bytes(b"cookie", pairs.join("; ").as_bytes()).expect("a field");
+        }
+        request
+    }
+}
+
 /// What became of a request.
 struct Came {
     verdict: Verdict,
@@ -210,18 +228,7 @@ impl Site {
     }
 
     fn ask(&mut self, browser: &mut Browser, method: &str, target: &str, fields: &[(&str, &str)]) -> Came {
-        let (host, target) = target.strip_prefix("https://").map_or(("shop.test", target), |rest| {
-            let at = rest.find('/').expect("a path");
-            rest.split_at(at)
-        });
-        let mut request = Request::build(method, "https", host, target).expect("a request");
-        for (name, value) in fields {
-            request.fields.push_bytes(name.as_bytes(), value.as_bytes()).expect("a field");
-        }
-        let pairs: Vec<String> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        if !pairs.is_empty() {
-            request.fields.push_bytes(b"cookie", pairs.join("; ").as_bytes()).expect("a field");
-        }
+        let request = browser.request(method, target, fields);
         self.send(browser, request, &[])
     }
 

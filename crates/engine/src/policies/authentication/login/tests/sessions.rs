@@ -38,6 +38,51 @@ fn a_session_is_renewed_once_for_all_who_show_it_and_the_browser_gets_the_newer_
 }
 
 #[test]
+fn who_waits_for_tokens_that_somebody_else_has_taken_gets_the_newer_session() {
+    for rotates in [true, false] {
+        let mut site = Site::new("");
+        let mut browser = Browser::default();
+        site.log_in(&mut browser, json!({"refresh_token": "refresh-1"}));
+        // The tokens have ended, so that nobody is let in with them.
+        site.now += 301;
+        let mut said = json!({"access_token": "newer", "expires_in": 300, "id_token": site.id_token(json!({}))});
+        if rotates {
+            said["refresh_token"] = "refresh-2".into();
+        }
+        site.tokens = Some((200, said));
+        let mut others: Vec<(Request, Notes)> = Vec::new();
+        let mut first = (browser.request("GET", "/", &[]), Notes::told());
+        let Verdict::Call(call) = site.with(&mut first.0, &mut first.1, |policy, x| policy.on_request(x)) else {
+            panic!("the provider is asked")
+        };
+        for _ in 0..2 {
+            let mut other = (browser.request("GET", "/", &[]), Notes::told());
+            let verdict = site.with(&mut other.0, &mut other.1, |policy, x| policy.on_request(x));
+            assert!(matches!(&verdict, Verdict::Call(call) if matches!(**call, Callout::Wait(_))), "{verdict:?}");
+            others.push(other);
+        }
+        let mut result = site.perform(*call);
+        while let Verdict::Call(call) = site.with(&mut first.0, &mut first.1, |policy, x| policy.on_callout(x, result))
+        {
+            result = site.perform(*call);
+        }
+        for (mut request, mut notes) in others {
+            let waited = CalloutResult::Waited;
+            let verdict = site.with(&mut request, &mut notes, |policy, x| policy.on_callout(x, waited));
+            assert!(verdict.goes_on(), "{:?}", notes.told);
+            assert_eq!(notes.cookies, first.1.cookies, "there is one newer session");
+        }
+        assert_eq!(site.asked.len(), 2);
+        // Its tokens end, too, whoever keeps the refresh token.
+        site.now += 301;
+        let newer = site.id_token(json!({}));
+        site.tokens = Some((200, json!({"access_token": "newest", "expires_in": 300, "id_token": newer})));
+        assert!(site.ask(&mut browser, "GET", "/", &[]).verdict.goes_on());
+        assert_eq!(site.asked.len(), 3, "rotates: {rotates}");
+    }
+}
+
+#[test]
 fn a_session_outlives_a_provider_that_is_away_as_long_as_its_tokens() {
     let mut site = Site::new("");
     let mut browser = Browser::default();
