@@ -4,6 +4,9 @@
 //! into every trace ([`begin_span`]), which its access log names; without spans of our own the parent of a trace that goes on is left as
 //! it came. Exporting spans is the proxy's.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
 use transept_wire::head::{FieldId, FieldName, Fields};
 
 use crate::exchange::{Now, draw};
@@ -18,6 +21,14 @@ const LONGEST_ID: usize = 128;
 
 /// Keeps the draws of identifiers apart from those that other parts take from the same random number.
 const FIRST_DRAW: u64 = 512;
+
+/// Keys of this process, by which identifiers are made.
+static VEIL: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// The `n`th number of a random one that others may see: they cannot conclude from it on the random number, of which seeds are made and choices.
+fn veiled(random: u64, n: u64) -> u64 {
+    VEIL.hash_one(draw(random, n))
+}
 
 /// Whether a trace came with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +90,7 @@ pub fn begin_span(fields: &mut Fields, trace: Trace, random: u64) -> Option<Span
         return Some(Span { trace: trace_id, id: parent, parent: None, sampled });
     }
     let mut id = [0; 16];
-    write_hex(&mut id, draw(random, FIRST_DRAW + 5) | 1);
+    write_hex(&mut id, veiled(random, FIRST_DRAW + 5) | 1);
     let mut value = [0; 55];
     value.copy_from_slice(came.get(..55)?);
     // What a later version has said beyond these parts is not understood, and so not passed on (section 4.3).
@@ -130,8 +141,8 @@ pub fn is_traceparent(value: &[u8]) -> bool {
 /// A new identifier: UUID version 7 (RFC 9562 section 5.7) of the time and the random number.
 pub fn request_id(now: Now, random: u64) -> [u8; 36] {
     let millis = now.unix.as_millis() as u64 & 0xffff_ffff_ffff;
-    let high = (millis << 16) | 0x7000 | (draw(random, FIRST_DRAW) & 0x0fff);
-    let low = (draw(random, FIRST_DRAW + 1) & 0x3fff_ffff_ffff_ffff) | 0x8000_0000_0000_0000;
+    let high = (millis << 16) | 0x7000 | (veiled(random, FIRST_DRAW) & 0x0fff);
+    let low = (veiled(random, FIRST_DRAW + 1) & 0x3fff_ffff_ffff_ffff) | 0x8000_0000_0000_0000;
     let mut digits = [0; 32];
     write_hex(&mut digits[..16], high);
     write_hex(&mut digits[16..], low);
@@ -147,10 +158,10 @@ pub fn request_id(now: Now, random: u64) -> [u8; 36] {
 /// A new trace, sampled, as backends without a decision of their own expect it from whoever begins one.
 pub fn traceparent(random: u64) -> [u8; 55] {
     let mut out = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    write_hex(&mut out[3..19], draw(random, FIRST_DRAW + 2));
+    write_hex(&mut out[3..19], veiled(random, FIRST_DRAW + 2));
     // All-zero identifiers are invalid; one bit keeps them from being.
-    write_hex(&mut out[19..35], draw(random, FIRST_DRAW + 3) | 1);
-    write_hex(&mut out[36..52], draw(random, FIRST_DRAW + 4) | 1);
+    write_hex(&mut out[19..35], veiled(random, FIRST_DRAW + 3) | 1);
+    write_hex(&mut out[36..52], veiled(random, FIRST_DRAW + 4) | 1);
     out
 }
 
@@ -214,6 +225,17 @@ mod tests {
         assert!(id.starts_with("01923456-789a-7"), "{id}");
         assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'), "{id}");
         assert_ne!(request_id(NOW, 1), request_id(NOW, 2));
+    }
+
+    #[test]
+    fn an_identifier_does_not_tell_the_random_number() {
+        // What `draw` does can be undone, so that it must not be seen.
+        let seen =
+            u64::from_str_radix(std::str::from_utf8(&request_id(NOW, 42)[24..]).expect("text"), 16).expect("digits");
+        assert_ne!(seen, draw(42, FIRST_DRAW + 1) & 0xffff_ffff_ffff);
+        let seen =
+            u64::from_str_radix(std::str::from_utf8(&traceparent(42)[3..19]).expect("text"), 16).expect("digits");
+        assert_ne!(seen, draw(42, FIRST_DRAW + 2));
     }
 
     fn correlated(edge: TraceEdge, peer: Peer) -> Fields {

@@ -18,6 +18,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use transept_identity::{LiveBundles, LiveSvid, Ticket};
@@ -144,6 +145,9 @@ pub struct Standing {
     pub failure: Option<String>,
 }
 
+/// How long the control plane may take to hear that we leave.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// A running feed. Dropping it ends the connection; the registration then ends with its lease, or at once with [`Feed::leave`].
 #[derive(Debug)]
 pub struct Feed {
@@ -216,11 +220,12 @@ impl Feed {
         let _ = self.commands.send(Command::AskAbout(addresses));
     }
 
-    /// Takes the workload out of the mesh and waits until the control plane has confirmed it, or is not there.
+    /// Takes the workload, if any, out of the mesh, says that this member ends, and waits a moment for the control plane to confirm it. One that cannot be
+    /// told finds out by the lease.
     pub async fn leave(&self) {
         let (done, wait) = oneshot::channel();
-        if self.commands.send(Command::Leave(done)).is_ok() {
-            let _ = wait.await;
+        if self.commands.send(Command::Leave(done)).is_ok() && tokio::time::timeout(FAREWELL, wait).await.is_err() {
+            tracing::debug!("the control plane did not hear that we leave");
         }
     }
 }

@@ -69,7 +69,6 @@ pub use sockets::raise_descriptor_limit;
 pub use spans::SpanTarget;
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
 use std::io as stdio;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -182,15 +181,14 @@ impl Proxy {
             origin: Instant::now(),
         });
         let count = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        let seeds = RandomState::new();
         let workers = (0..count)
             .map(|number| {
                 let (commands, inbox) = mpsc::unbounded_channel();
-                let (shared, seed) = (shared.clone(), seeds.hash_one(number));
+                let shared = shared.clone();
                 let duty = if number == 0 { Duty::TrafficAndDocuments } else { Duty::Traffic };
                 let thread = std::thread::Builder::new()
                     .name(format!("worker-{number}"))
-                    .spawn(move || worker::run(shared, seed, duty, inbox))?;
+                    .spawn(move || worker::run(shared, duty, inbox))?;
                 Ok(WorkerThread { commands, thread: Some(thread) })
             })
             .collect::<stdio::Result<Vec<_>>>()?;

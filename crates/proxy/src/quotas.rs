@@ -296,7 +296,8 @@ impl Keeper {
             tracing::warn!(
                 quota,
                 remedy,
-                "there are more keys than are remembered: those that have used least are forgotten"
+                "there are more keys than are remembered: those that have used least are forgotten, and where all have used more than half, new ones share \
+                 one count"
             );
         }
     }

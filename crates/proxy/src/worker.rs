@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -146,13 +147,15 @@ pub(crate) struct Worker {
     /// Mirrored copies under way.
     pub copies: Cell<usize>,
     current: RefCell<(u64, Rc<Held>)>,
-    random: Cell<u64>,
+    /// What random numbers are made of, and how many there were.
+    keys: RandomState,
+    drawn: Cell<u64>,
     #[expect(clippy::vec_box, reason = "trips move between tasks and this list, and are large")]
     trips: RefCell<Vec<Box<Trip>>>,
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>, seed: u64) -> Rc<Self> {
+    fn new(shared: Arc<Shared>) -> Rc<Self> {
         let epoch = shared.epoch.load(Ordering::Acquire);
         let snapshot = Rc::new(Held(shared.snapshot.load_full()));
         Rc::new(Self {
@@ -181,7 +184,8 @@ impl Worker {
             refreshed: Notify::new(),
             copies: Cell::new(0),
             current: RefCell::new((epoch, snapshot)),
-            random: Cell::new(seed),
+            keys: RandomState::new(),
+            drawn: Cell::new(0),
             trips: RefCell::default(),
         })
     }
@@ -198,11 +202,12 @@ impl Worker {
         current.1.clone()
     }
 
-    /// Fresh random bits (splitmix64 of a seed that the operating system gave). For choices, not for secrets.
+    /// Fresh random bits: a keyed hash (SipHash, by keys that the operating system gave) of how many there were before, so that nobody concludes from some
+    /// on others. For choices and the seeds of tables, not for what is kept secret for long.
     pub(crate) fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        transept_engine::exchange::draw(state, 0)
+        let count = self.drawn.get().wrapping_add(1);
+        self.drawn.set(count);
+        self.keys.hash_one(count)
     }
 
     /// Room for the heads of one exchange.
@@ -267,10 +272,10 @@ impl Worker {
 }
 
 /// Runs a worker on the calling thread until its proxy is dropped.
-pub(crate) fn run(shared: Arc<Shared>, seed: u64, duty: Duty, commands: mpsc::UnboundedReceiver<Command>) {
+pub(crate) fn run(shared: Arc<Shared>, duty: Duty, commands: mpsc::UnboundedReceiver<Command>) {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(Worker::new(shared, seed), duty, commands)),
+        Ok(runtime) => runtime.block_on(serve(Worker::new(shared), duty, commands)),
         Err(error) => tracing::error!(%error, "a worker could not start its runtime"),
     }
 }

@@ -46,6 +46,7 @@ pub(crate) fn serve_member(options: FeedOptions, args: &ServeArgs) -> Result<Exi
     let gateway =
         Gateway { member: Some(Box::new(describe(&feed))), ..Gateway::new(proxy.clone(), receiver, args, format) };
     let exit = runtime.block_on(gateway.attend(|_| {}));
+    runtime.block_on(feed.leave());
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     drop((proxy, feed));
     exit

@@ -58,8 +58,6 @@ pub(crate) use transparent::Transparent;
 
 /// How long a control plane that seems to be there may leave it open where services are that were not asked for before.
 const RESPITE: Duration = Duration::from_secs(4);
-/// How long the control plane may take to hear that we leave.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// What is left for connections of a program that has ended.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
@@ -185,7 +183,7 @@ impl Sidecar {
         let mut program = match started {
             Ok(program) => program,
             Err(exit) => {
-                self.say_goodbye().await;
+                self.feed.leave().await;
                 return Ok(exit);
             }
         };
@@ -221,7 +219,7 @@ impl Sidecar {
                     let stopping = pin!(self.stop(signal, over, &mut program, &mut mail));
                     self.follow_until(stopping, &mut sources, &mut in_force).await
                 };
-                self.say_goodbye().await;
+                self.feed.leave().await;
                 self.proxy.drain(AFTERMATH.min(over.saturating_duration_since(tokio::time::Instant::now()))).await;
                 tracing::info!("stopped");
                 end.map(End::exit_code)
@@ -464,7 +462,7 @@ impl Sidecar {
             End::Code(0) => tracing::info!("the program has ended"),
             end => tracing::warn!(%end, "the program has ended"),
         }
-        self.say_goodbye().await;
+        self.feed.leave().await;
         self.proxy.drain(AFTERMATH).await;
         Some(end.exit_code())
     }
@@ -509,13 +507,6 @@ impl Sidecar {
                 (None, None) => None,
                 (None, Some(program)) => Some(program.stop(signal, heard, over, mail).await),
             }
-        }
-    }
-
-    /// Takes the registration out of the mesh; who cannot be told finds out by the lease.
-    async fn say_goodbye(&self) {
-        if tokio::time::timeout(FAREWELL, self.feed.leave()).await.is_err() {
-            tracing::debug!("the control plane did not hear that we leave");
         }
     }
 }

@@ -10,7 +10,7 @@ use transept_testkit::launch::{Launch, Running, unused_address};
 use crate::stage::{Mesh, PATIENCE, answered, binary, program, send, soon, until};
 
 /// A gateway with the identity of this name.
-async fn start(mesh: &Mesh, name: &str) -> Running {
+pub(crate) async fn start(mesh: &Mesh, name: &str) -> Running {
     let token = mesh.token(name).await;
     let arguments = [
         "proxy".to_owned(),

@@ -260,3 +260,30 @@ pub(crate) fn roots(shown: &serde_json::Value) -> Vec<String> {
     let all = shown["certificates"].as_array().into_iter().flatten();
     all.filter_map(|one| one["fingerprint"].as_str().map(str::to_owned)).collect()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_stopped_in_order_is_told_so_whether_it_serves_or_only_calls() {
+    let mesh =
+        Mesh::start("{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {ports: [{port: 80}]}}").await;
+    let program = repeater("").await;
+    let cart = mesh.sidecar("cart").await.port(80, program, "/tcp").start().await;
+    let web = mesh.sidecar("web").await.upstream("cart:80").start().await;
+    let gateway = crate::gateway::start(&mesh, "edge").await;
+    let left = || async {
+        let shown = certificates(&mesh, &[]).await;
+        let leaves = shown["certificates"].as_array().cloned().unwrap_or_default();
+        let left = |name: &str| {
+            let id = format!("/ns/default/sa/{name}");
+            let its = |one: &&serde_json::Value| {
+                one["kind"] == "leaf" && one["id"].as_str().is_some_and(|own| own.ends_with(&id))
+            };
+            leaves.iter().find(its).map(|one| one["left"] == true)
+        };
+        ["cart", "web", "edge"].map(left)
+    };
+    until(&left, |left| *left == [Some(false); 3]).await;
+    for running in [cart, web, gateway] {
+        assert!(running.stop(PATIENCE).await.expect("it ends").success());
+    }
+    until(&left, |left| *left == [Some(true); 3]).await;
+}

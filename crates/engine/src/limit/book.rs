@@ -118,7 +118,7 @@ impl Book {
             for (hash, count) in counts {
                 let ledger = self.ledger(hash);
                 let mut shelf = ledger.shelf(key(hash));
-                let gone = ledger.put(&mut shelf, key(hash), Entry::kept(count), Room::default(), now);
+                let gone = ledger.put(&mut shelf, key(hash), Entry::kept(count), Room::default(), u64::MAX, now);
                 self.list_gone(hash, &gone);
             }
         } else if self.seed.get() != Some(&seed) {
@@ -208,11 +208,12 @@ impl Book {
         all
     }
 
-    /// Where a quota is counted whose keys begin with `prefix`: under this name, for so many keys.
-    pub(crate) fn open(&self, prefix: &[u8; 16], name: &str, most: u32) -> Account {
+    /// Where a quota is counted whose keys begin with `prefix`: under this name, for so many keys, of which those give way to nobody that have used more
+    /// than `keeps`.
+    pub(crate) fn open(&self, prefix: &[u8; 16], name: &str, most: u32, keeps: u64) -> Account {
         let ledger = self.ledger(name_of(0, prefix));
         let room = ledger.name(name, most);
-        Account { ledger, room }
+        Account { ledger, room, keeps }
     }
 
     /// What is known under a key.
@@ -251,7 +252,10 @@ impl Book {
         if state == FAILED && allowance.slack.is_some() {
             return Taken::Unavailable;
         }
-        let mut shelf = account.ledger.shelf(key(hash));
+        let Account { ledger, room, keeps } = account;
+        let mut shelf = ledger.shelf(key(hash));
+        let is_new = cost > 0 && shelf.entry(key(hash)).is_none();
+        let hash = if is_new && ledger.is_taken(&mut shelf, *room, *keeps, now) { name_for_all(hash) } else { hash };
         let Some(entry) = shelf.entry_mut(key(hash)) else {
             if allowance.most.is_some_and(|most| cost > most) {
                 return Taken::Full(0);
@@ -262,7 +266,7 @@ impl Book {
                 // What has given way a moment ago may still be on the disk.
                 let kept = lock(&self.changed).contains(&hash);
                 let entry = Entry { count: Count { period, used: cost }, written: 0, listed, kept };
-                let gone = account.ledger.put(&mut shelf, key(hash), entry, account.room, now);
+                let gone = ledger.put(&mut shelf, key(hash), entry, *room, *keeps, now);
                 self.list_gone(hash, &gone);
                 if listed {
                     self.list(hash);
@@ -398,6 +402,11 @@ fn name_of(seed: u64, key: &[u8]) -> u128 {
     u128::from(quota) << 64 | XxHash3_128::oneshot_with_seed(seed, key) & u128::from(u64::MAX)
 }
 
+/// What those are counted under together who would be on the same shelf, where that has no room for them.
+fn name_for_all(hash: u128) -> u128 {
+    hash & !u128::from(u64::MAX >> 4)
+}
+
 /// The half of a name that is its quota.
 fn quota(hash: u128) -> u64 {
     (hash >> 64) as u64
@@ -451,7 +460,7 @@ mod tests {
 
     /// Where a key of a quota is counted that has room for all.
     fn account(book: &Book, hash: u128) -> Account {
-        Account { ledger: book.ledger(hash), room: Room::default() }
+        Account { ledger: book.ledger(hash), room: Room::default(), keeps: 5 }
     }
 
     fn ten(slack: u64) -> Allowance {
@@ -569,7 +578,7 @@ mod tests {
     #[test]
     fn a_flood_at_one_quota_pushes_out_its_own_and_no_key_of_another() {
         let book = attached();
-        let [flooded, other] = [1, 2].map(|quota| book.open(&named(quota, 0).0, "a quota", 1_000));
+        let [flooded, other] = [1, 2].map(|quota| book.open(&named(quota, 0).0, "a quota", 1_000, 5));
         let once = |quota: u8, key: u64, account: &Account| {
             book.take(account, named(quota, key).1, PERIOD, 5, 1, Allowance { most: Some(10), slack: None })
         };
@@ -592,7 +601,7 @@ mod tests {
     #[test]
     fn the_disk_has_what_is_remembered_and_no_more() {
         let book = attached();
-        let ledger = book.open(&named(1, 0).0, "a quota", 1_000);
+        let ledger = book.open(&named(1, 0).0, "a quota", 1_000, 5);
         let mut disk = HashMap::new();
         for key in 0..20_000 {
             book.take(&ledger, named(1, key).1, PERIOD, 5, 1 + key / 19_900, Allowance { most: None, slack: None });
@@ -610,7 +619,7 @@ mod tests {
         assert_eq!(disk.len(), 1_000);
         // A book that begins with it knows what was used most; with room for less, the rest gives way there and on the disk.
         let again = Book::default();
-        let ledger = again.open(&named(1, 0).0, "a quota", 500);
+        let ledger = again.open(&named(1, 0).0, "a quota", 500, 1);
         again.attach(3, disk, 5, Box::new(|_| {}));
         let gone = again.take_changed();
         assert!(gone.len() == 500 && gone.iter().all(|(_, count)| count.is_none()));
@@ -624,41 +633,65 @@ mod tests {
     fn a_configuration_that_counts_nothing_takes_nothing_away() {
         let book = attached();
         let once = |key: u64, account: &Account| {
-            book.take(account, named(1, key).1, PERIOD, 5, 1, Allowance { most: Some(1), slack: None })
+            book.take(account, named(1, key).1, PERIOD, 5, 4, Allowance { most: Some(4), slack: None })
         };
-        let running = book.open(&named(1, 0).0, "a quota", 100_000);
-        assert!((0..3_000).all(|key| once(key, &running) == Taken::Counted(1)));
+        let running = book.open(&named(1, 0).0, "a quota", 100_000, 5);
+        assert!((0..3_000).all(|key| once(key, &running) == Taken::Counted(4)));
         // One that is refused.
-        let small = book.open(&named(1, 0).0, "a quota", 1_000);
-        assert!((3_000..4_500).all(|key| once(key, &running) == Taken::Counted(1)));
-        assert!((0..4_500).all(|key| once(key, &running) == Taken::Full(1)));
+        let small = book.open(&named(1, 0).0, "a quota", 1_000, 5);
+        assert!((3_000..4_500).all(|key| once(key, &running) == Taken::Counted(4)));
+        assert!((0..4_500).all(|key| once(key, &running) == Taken::Full(4)));
         assert_eq!(book.forgotten()[0].1, 0);
         // In force it holds, whatever requests of the one before still bring, until there is another.
-        assert!((4_500..9_000).all(|key| once(key, if key % 2 == 0 { &small } else { &running }) == Taken::Counted(1)));
+        assert!((4_500..9_000).all(|key| once(key, if key % 2 == 0 { &small } else { &running }) == Taken::Counted(4)));
         assert_eq!(book.forgotten()[0].1, 8_000);
-        let large = book.open(&named(1, 0).0, "a quota", 100_000);
-        assert!((10_000..12_000).all(|key| once(key, &large) == Taken::Counted(1)));
+        let large = book.open(&named(1, 0).0, "a quota", 100_000, 5);
+        assert!((10_000..12_000).all(|key| once(key, &large) == Taken::Counted(4)));
         assert_eq!(book.forgotten()[0].1, 8_000);
     }
 
     #[test]
     fn who_has_used_all_keeps_his_count_however_few_others_there_are() {
         let book = attached();
-        let account = book.open(&named(1, 0).0, "a quota", 1_000);
+        let account = book.open(&named(1, 0).0, "a quota", 1_000, 5);
         let take = |key: u64, cost: u64| {
             book.take(&account, named(1, key).1, PERIOD, 5, cost, Allowance { most: Some(10), slack: None })
         };
         assert!((0..960).all(|key| take(key, 10) == Taken::Counted(10)));
-        assert!((1_000..20_000).all(|key| take(key, 1) == Taken::Counted(1)));
-        let kept = (0..960).filter(|key| take(*key, 10) == Taken::Full(10)).count();
-        // Where a sixteenth of all has nobody who has used less, one of them gives way.
-        assert!(kept >= 960 - 16, "{kept}");
+        // A sixteenth of all may have nobody who has used less: there new keys share what there is for one.
+        let counted = (1_000..20_000).filter(|key| take(*key, 1) == Taken::Counted(1)).count();
+        assert!(counted > 10_000, "{counted}");
+        assert!((0..960).all(|key| take(key, 1) == Taken::Full(10)));
+    }
+
+    #[test]
+    fn where_everything_is_spent_new_keys_share_what_there_is_for_one_and_nobody_begins_anew() {
+        let book = attached();
+        let account = book.open(&named(1, 0).0, "a quota", 1_000, 0);
+        let one = Allowance { most: Some(1), slack: None };
+        let once = |key: u64, now: u64| book.take(&account, named(1, key).1, period_at(now), now, 1, one);
+        let passed = (0..20_000).filter(|key| once(*key, 5) == Taken::Counted(1)).count();
+        assert!((1_000..=1_016).contains(&passed), "one more for each sixteenth of all: {passed}");
+        assert!((0..20_000).all(|key| once(key, 5) == Taken::Full(1)));
+        // What a response has cost takes nobody's place either.
+        let anyway = Allowance { most: None, slack: None };
+        (30_000..31_000).for_each(|key| _ = book.take(&account, named(1, key).1, PERIOD, 5, 1, anyway));
+        assert!((0..20_000).all(|key| matches!(once(key, 5), Taken::Full(_))));
+        assert_eq!((book.forgotten()[0].1, book.news()), (0, vec!["a quota".to_owned()]));
+        // On the disk they are as many, and in the next period there is room again.
+        assert_eq!(book.take_changed().len(), passed);
+        let passed = (40_000..41_000).filter(|key| once(*key, 1_005) == Taken::Counted(1)).count();
+        assert!(passed > 850, "{passed}");
+    }
+
+    fn period_at(now: u64) -> Period {
+        Period { begin: now / 1_000 * 1_000, end: now / 1_000 * 1_000 + 1_000 }
     }
 
     #[test]
     fn what_is_to_be_written_is_bounded_and_the_disk_has_no_more_than_is_remembered() {
         let book = attached();
-        let account = book.open(&named(1, 0).0, "a quota", 1_000);
+        let account = book.open(&named(1, 0).0, "a quota", 1_000, 5);
         let take = |key: u64| {
             book.take(&account, named(1, key).1, PERIOD, 5, 1, Allowance { most: None, slack: None });
         };
@@ -706,7 +739,7 @@ mod tests {
     #[test]
     fn what_is_free_or_given_back_takes_nobodys_place_and_what_is_over_goes_first() {
         let book = attached();
-        let ledger = book.open(&named(1, 0).0, "a quota", 1_000);
+        let ledger = book.open(&named(1, 0).0, "a quota", 1_000, 5);
         let free = Allowance { most: None, slack: None };
         let next = Period { begin: 1_000, end: 2_000 };
         for key in 0..500 {

@@ -1,7 +1,8 @@
 //! What the keys of one quota have used: as many keys as the quota may have, and no key of another.
 //!
 //! Part of the book of all quotas (`limit/book.rs`). Where there is no room for a new key, one of those gives way that have used the smallest
-//! share of the quota in the present period: those of a flood push out each other, and one that has used much keeps its count. A shelf
+//! share of the quota in the present period: those of a flood push out each other, and one that has used more than half keeps its count. Where all who
+//! would give way have, new keys share one count for as long as that is so: nobody gets a quota back that he has spent by inventing others. A shelf
 //! draws up the eighth of its keys that has used least, takes those among them that come meanwhile, and sends them away one after another: that costs
 //! a new key no more than looking at eight others. A shelf looks at its own keys only, a sixteenth of all.
 
@@ -33,6 +34,8 @@ pub(crate) struct Ledger {
     /// How many keys with something used in their period have given way, and whether that was told.
     forgotten: AtomicU64,
     told: AtomicBool,
+    /// Whether new keys have had to share a count.
+    shared: AtomicBool,
     /// What has been counted and may come again.
     pub(crate) repeats: Repeats,
     /// `month of QuotaPolicy shop/gold`; none while only the file knows of it.
@@ -49,6 +52,8 @@ pub(crate) struct Room(u64);
 pub(crate) struct Account {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) room: Room,
+    /// A key that has used more than this gives way to nobody.
+    pub(crate) keeps: u64,
 }
 
 #[derive(Debug)]
@@ -93,6 +98,7 @@ impl Default for Ledger {
             keys: AtomicUsize::new(0),
             forgotten: AtomicU64::new(0),
             told: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
             repeats: Repeats::default(),
             name: OnceLock::new(),
         }
@@ -121,15 +127,26 @@ impl Ledger {
         self.shelves[(key >> 60) as usize % SHELVES].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is no room for a new key, and nobody on its shelf who would give way.
+    pub(crate) fn is_taken(&self, shelf: &mut Shelf, room: Room, keeps: u64, now: u64) -> bool {
+        let most = self.room.load(Ordering::Relaxed).max(room.0) & NO_BOUND;
+        let keys = self.keys.load(Ordering::Relaxed);
+        let is_taken = keys >= usize::try_from(most).unwrap_or(usize::MAX) && shelf.is_kept(keeps, now);
+        if is_taken {
+            self.shared.store(true, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
     /// Puts a new key on its shelf. Gives the keys that have given way.
-    pub(crate) fn put(&self, shelf: &mut Shelf, key: u64, entry: Entry, room: Room, now: u64) -> Vec<Gone> {
+    pub(crate) fn put(&self, shelf: &mut Shelf, key: u64, entry: Entry, room: Room, keeps: u64, now: u64) -> Vec<Gone> {
         let mut gone = Vec::new();
         let most = self.room.fetch_max(room.0, Ordering::Relaxed).max(room.0) & NO_BOUND;
         let keys = self.keys.fetch_add(1, Ordering::Relaxed) + 1;
         let over = keys.saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
         // Where there are too many for long, because there may be fewer than before, they become fewer with each new one.
         for _ in 0..over.min(2) {
-            let Some((key, entry)) = shelf.send_away(now) else { break };
+            let Some((key, entry)) = shelf.send_away(keeps, now) else { break };
             self.keys.fetch_sub(1, Ordering::Relaxed);
             self.forgotten.fetch_add(u64::from(entry.used(now) > 0), Ordering::Relaxed);
             gone.push(Gone { key, kept: entry.kept });
@@ -164,10 +181,11 @@ impl Ledger {
         Some((self.name.get()?, self.forgotten.load(Ordering::Relaxed)))
     }
 
-    /// Its name, the first time that keys have given way before their time.
+    /// Its name, the first time that keys have given way before their time, or had to share a count.
     pub(crate) fn news(&self) -> Option<&str> {
         let (name, forgotten) = self.forgotten()?;
-        (forgotten > 0 && !self.told.swap(true, Ordering::Relaxed)).then_some(name)
+        let is_full = forgotten > 0 || self.shared.load(Ordering::Relaxed);
+        (is_full && !self.told.swap(true, Ordering::Relaxed)).then_some(name)
     }
 }
 
@@ -190,8 +208,26 @@ impl Shelf {
         self.entries.insert(key, entry);
     }
 
-    /// Takes out the key that has used least.
-    fn send_away(&mut self, now: u64) -> Option<(u64, Entry)> {
+    /// Takes out the key that has used least, unless that is more than this.
+    fn send_away(&mut self, keeps: u64, now: u64) -> Option<(u64, Entry)> {
+        let (used, turn, key) = self.find_least(now)?;
+        if used > keeps {
+            self.next.push(Reverse((used, turn, key)));
+            return None;
+        }
+        self.left = self.left.saturating_sub(1);
+        Some((key, self.entries.remove(&key)?))
+    }
+
+    /// Whether there are keys, and all have used more than this.
+    fn is_kept(&mut self, keeps: u64, now: u64) -> bool {
+        let Some(least) = self.find_least(now) else { return false };
+        self.next.push(Reverse(least));
+        least.0 > keeps
+    }
+
+    /// Takes the key that has used least out of those that give way next: what it has used, its turn, and which it is.
+    fn find_least(&mut self, now: u64) -> Option<(u64, u64, u64)> {
         while !self.entries.is_empty() {
             if self.left == 0 {
                 self.draw_up(now);
@@ -199,8 +235,7 @@ impl Shelf {
             while let Some(Reverse((used_then, turn, key))) = self.next.pop() {
                 let Some(used) = self.entries.get(&key).map(|entry| entry.used(now)) else { continue };
                 if used <= used_then {
-                    self.left = self.left.saturating_sub(1);
-                    return Some((key, self.entries.remove(&key)?));
+                    return Some((used, turn, key));
                 }
                 if used <= self.line {
                     self.next.push(Reverse((used, turn, key)));

@@ -99,7 +99,8 @@ object! {
         soft: bool = false;
         /// Which fields of responses tell of it.
         headers: LimitHeaders = LimitHeaders::Ietf;
-        /// How many keys are remembered, in memory and in the file. Beyond it those give way that have used least in their period.
+        /// How many keys are remembered, in memory and in the file. Beyond it those give way that have used least in their period, but none that has used
+        /// more than half: where there is no other, new keys share one count.
         max_keys: u32 = 1_000_000 => Rule::Range(1_000, 100_000_000);
     }
     check check_quota;
@@ -456,7 +457,9 @@ impl Policy for QuotaPolicy {
             let (length, nominal) = (quota.per, nominal(quota.per));
             let costs = Costs::compile(&quota.cost_fields(), cx);
             let prefix = prefix(&policy, quota);
-            let account = book.open(&prefix, &format!("{} of {policy}", &*quota.name), quota.max_keys);
+            // One that lets everything pass has nothing that somebody might want back.
+            let keeps = if quota.soft { u64::MAX } else { u64::from(quota.requests / 2) };
+            let account = book.open(&prefix, &format!("{} of {policy}", &*quota.name), quota.max_keys, keeps);
             Some(Arc::new(Quota {
                 label: Label::new(&quota.name, quota.requests, Some(nominal), costs.unit(), quota.headers),
                 most: u64::from(quota.requests),
