@@ -40,6 +40,32 @@ pub(crate) fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
 
+/// What others have said, for people to read: control characters, ends of lines and what turns the direction of text around become escapes, so that it
+/// can neither write to the terminal nor look like something else.
+pub(crate) fn harmless(value: &Value) -> Value {
+    match value {
+        Value::String(text) => plain(text).into(),
+        Value::Array(all) => all.iter().map(harmless).collect(),
+        Value::Object(all) => all.iter().map(|(name, value)| (plain(name), harmless(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+fn plain(text: &str) -> String {
+    let is_harmful = |one: char| {
+        one.is_control()
+            || matches!(one, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut out = String::with_capacity(text.len());
+    for one in text.chars() {
+        match one {
+            one if is_harmful(one) => out.extend(one.escape_unicode()),
+            one => out.push(one),
+        }
+    }
+    out
+}
+
 /// Writes a YAML result to standard output.
 ///
 /// # Errors
@@ -62,4 +88,19 @@ pub(crate) fn fail(text: &str) {
 /// Tells whether a command ended because the reader of its output has gone, as in `transept schema | head`.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_have_said_does_not_write_to_the_terminal() {
+        let said = json!({"a\u{1b}[2Jb": ["c\nd", {"e": "\u{202e}f\u{9b}2J"}, 7, null], "name": "Müller, 1 – 2 …"});
+        let shown =
+            json!({"a\\u{1b}[2Jb": ["c\\u{a}d", {"e": "\\u{202e}f\\u{9b}2J"}, 7, null], "name": "Müller, 1 – 2 …"});
+        assert_eq!(harmless(&said), shown);
+    }
 }

@@ -119,6 +119,8 @@ pub struct Session<V> {
     /// Types that the proxy said it understands; none when it did not say so.
     announced: BTreeSet<TypeUrl>,
     nonces: u64,
+    /// Until when nothing of some types is taken from a proxy that it has brought along.
+    spared: Option<(Duration, Arc<[TypeUrl]>)>,
     /// How many requests were heard.
     heard: u64,
     /// Whether the latest response said that more follows.
@@ -144,9 +146,16 @@ impl<V> Session<V> {
             expected: BTreeSet::new(),
             announced: BTreeSet::new(),
             nonces: 0,
+            spared: None,
             heard: 0,
             incomplete: false,
         }
+    }
+
+    /// Until then nothing of these types is taken from the proxy that it brought along and that was not there since: this server may know less than the one
+    /// before it, and whoever knows better is on his way.
+    pub fn spare(&mut self, until: Duration, types: Arc<[TypeUrl]>) {
+        self.spared = Some((until, types));
     }
 
     /// Who stands at the other end, as the transport proved it.
@@ -252,12 +261,17 @@ impl<V> Session<V> {
         }
         // Removals: the other way round, and only once all additions up to then are in force.
         let settled = self.ledgers.iter().map(|ledger| ledger.settled_to()).min().unwrap_or(0);
+        let spared = self.spared.as_ref().filter(|(until, _)| now < *until);
         let mut before = u64::MAX;
         for at in (0..self.ledgers.len()).rev() {
-            if let Some(draft) = self.ledgers[at].draft_removals(settled, before, &view) {
+            let spares = spared.is_some_and(|(_, types)| types.contains(self.ledgers[at].type_url()));
+            if let Some(draft) = self.ledgers[at].draft_removals((settled, before), spares, &view) {
                 post.send(&mut self.ledgers, at, draft);
             }
-            before = before.min(self.ledgers[at].first_removal());
+            before = before.min(self.ledgers[at].first_removal(spares));
+        }
+        if spared.is_none() {
+            self.spared = None;
         }
         // What was left open before turned out to be nothing: the proxy still waits to hear that it has everything.
         if post.out.is_empty() && post.incomplete && sent_to(&self.ledgers) == revision {
@@ -273,7 +287,9 @@ impl<V> Session<V> {
     /// When to poll again although nothing changed and nothing was received.
     pub fn wake_at(&self) -> Option<Duration> {
         // Behind a type that waits for its answer nothing can be sent before that answer.
-        self.ledgers.iter().take_while(|ledger| !ledger.has_unsent()).filter_map(Ledger::wake_at).min()
+        let beats = self.ledgers.iter().take_while(|ledger| !ledger.has_unsent()).filter_map(Ledger::wake_at);
+        let spared = self.spared.as_ref().map(|(until, _)| *until);
+        beats.chain(spared.filter(|_| self.ledgers.iter().any(Ledger::is_sparing))).min()
     }
 
     /// The rules of what this viewer sees changed: everything is compared again at the next poll.

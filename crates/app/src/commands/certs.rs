@@ -72,7 +72,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     if args.json {
         console::print_json(&shown)?;
     } else {
-        console::print(&render(&shown))?;
+        console::print(&render(&console::harmless(&shown)))?;
     }
     Ok(if late(&shown).is_empty() { Exit::Fine } else { Exit::Findings })
 }

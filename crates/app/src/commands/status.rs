@@ -78,7 +78,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
     if args.json {
         console::print_json(&status)?;
     } else {
-        console::print(&render(&status))?;
+        console::print(&render(&console::harmless(&status)))?;
     }
     Ok(judge(&status))
 }

@@ -58,6 +58,8 @@ pub use tokens::check_first_token;
 
 /// The file of the store.
 pub(super) const STATE: &str = "state.redb";
+/// What members of meshes keep in theirs.
+const OF_MEMBERS: &str = "identity.pem";
 /// Proxies whose last word is longer ago are forgotten in lists.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
 /// With more proxies than this, those that are not connected are forgotten at once: what they call themselves is their choice.
@@ -256,6 +258,8 @@ pub struct Plane {
     pub(super) ending: watch::Sender<bool>,
     stale: Notify,
     began: Instant,
+    /// Whether members may hold what is not known here: the state was lost, or may be an older copy.
+    may_lack: bool,
     clock: Mutex<Clock>,
     /// What proxies report.
     seen: Mutex<Seen>,
@@ -267,6 +271,10 @@ impl Plane {
     /// # Errors
     /// What is there cannot be used.
     pub fn open(directory: &Path, setup: Setup) -> Result<Arc<Self>, StartError> {
+        if !Ca::is_in(directory) && directory.join(OF_MEMBERS).exists() {
+            let why = "it holds the identity of a member of a mesh; give the control plane a directory of its own";
+            return Err(StartError::Directory(format!("{}: {why} ({OF_MEMBERS})", directory.display())));
+        }
         make_directory(directory).map_err(|e| StartError::Directory(format!("{}: {e}", directory.display())))?;
         let path = directory.join(STATE);
         let age = if Ca::is_in(directory) { Age::Old } else { Age::New };
@@ -295,6 +303,7 @@ impl Plane {
         let own = ca.own_svid(now).map_err(StartError::Own)?;
         let bundle = roots::bundle_of(&ca, &rotation).map_err(StartError::Own)?;
         let inherited = roots::inherited(&rotation);
+        let may_lack = rotation.awaits_unknown() || (before.is_none() && age == Age::Old);
         let inner = Inner {
             registry: Registry::restore(state.entries, Duration::ZERO),
             unsaved: BTreeSet::new(),
@@ -331,11 +340,20 @@ impl Plane {
             ending: watch::Sender::new(false),
             stale: Notify::new(),
             began: Instant::now(),
+            may_lack,
             clock: Mutex::new(Clock::new(may_be_ahead)),
             seen: Mutex::new(Seen::new(INTERVAL)),
         };
         plane.publish(None);
         Ok(Arc::new(plane))
+    }
+
+    /// For how long nothing of which types is taken from members that they bring along and that is not known here: what has registered may be about to
+    /// connect again, and a service must not be empty until it has.
+    pub(super) fn spares(&self) -> Option<(Duration, Arc<[TypeUrl]>)> {
+        let rest = roots::RETURN.checked_sub(self.began.elapsed()).filter(|_| self.may_lack)?;
+        let registered = [("", "Service"), ("transept.dev", "Workload")];
+        Some((rest, registered.iter().filter_map(|(group, kind)| self.kinds.type_of(group, kind)).collect()))
     }
 
     /// Whose control plane it is.

@@ -388,6 +388,9 @@ impl Server {
         let (id, leaf) = self.prove(peer)?;
         let began = Instant::now();
         let mut session = Session::new(id.clone(), self.settings.clone());
+        if let Some((rest, types)) = self.plane.spares() {
+            session.spare(rest, types);
+        }
         let mut changed = self.plane.changed.subscribe();
         let mut rules = 0;
         let mut member: Option<Presence> = None;

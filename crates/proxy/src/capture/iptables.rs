@@ -6,9 +6,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use ipnet::IpNet;
+use rustix::thread::{CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities};
 
 use super::rules::{Chain, Match, Plan, Rule, Transport, Verdict};
 use super::{CaptureError, Owner};
@@ -255,17 +256,30 @@ fn is_program(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file()
 }
 
+/// Starts a program that may do what this process may: a capability of our file alone would not be the program's. The ambient set, by which it is, is a
+/// thread's own and the child's by inheritance; nobody else gets anything of it.
+fn spawn_with_net_admin(mut command: Command) -> io::Result<Child> {
+    let thread = std::thread::Builder::new().name("iptables".to_owned());
+    let started = thread.spawn(move || {
+        // Whoever is root needs none of this, and whoever lacks the capability is told so by the program.
+        if let Ok(mut own) = capabilities(None) {
+            own.inheritable |= own.permitted & CapabilitySet::NET_ADMIN;
+            let _ = set_capabilities(None, own);
+            let _ = configure_capability_in_ambient_set(CapabilitySet::NET_ADMIN, true);
+        }
+        command.spawn()
+    })?;
+    started.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it has failed")))
+}
+
 /// Runs a program to its end and returns what it wrote.
 fn run(program: &'static str, arguments: &[&str], input: Option<&str>) -> Result<String, CaptureError> {
     let failed = |error: io::Error| CaptureError::System { doing: format!("running {program}"), error };
     let path = find(program).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-    let mut child = Command::new(path)
-        .args(arguments)
-        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut command = Command::new(path);
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn_with_net_admin(command).map_err(failed)?;
     if let (Some(mut pipe), Some(text)) = (child.stdin.take(), input) {
         // A program that ends before it has read everything says why in its own words.
         let _ = pipe.write_all(text.as_bytes());

@@ -17,6 +17,8 @@ const IDENTITY: &str = "identity.pem";
 const BUNDLE: &str = "bundle.json";
 const NONCE: &str = "nonce";
 const CONFIGURATION: &str = "configuration";
+/// What control planes keep in a directory.
+const OF_CONTROL_PLANES: [&str; 2] = ["ca.key", "state.redb"];
 /// Locked by the process that uses the directory, whose number it holds.
 const LOCK: &str = "lock";
 /// Begins the file of the configuration; a checksum of the rest follows.
@@ -37,7 +39,16 @@ pub(super) struct Disk(PathBuf);
 
 impl Disk {
     /// Opens the directory, or makes it for its owner alone.
+    ///
+    /// # Errors
+    /// It cannot be made, or is that of a control plane.
     pub(super) fn open(path: &Path) -> io::Result<Disk> {
+        // Who tidied up there would take an authority for something of his own.
+        if let Some(other) = OF_CONTROL_PLANES.iter().find(|other| path.join(other).exists()) {
+            let why =
+                format!("it holds the state of a control plane ({other}); give this member a directory of its own");
+            return Err(io::Error::other(why));
+        }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         Ok(Disk(path.to_owned()))
     }
@@ -211,6 +222,17 @@ mod tests {
         assert_eq!(disk.read_configuration(), Some(Vec::new()), "nothing was said");
         disk.write_configuration(&kept()).expect("written over nothing");
         assert_eq!(disk.read_configuration(), Some(kept()));
+    }
+
+    #[test]
+    fn the_state_of_a_control_plane_is_left_alone() {
+        for file in OF_CONTROL_PLANES {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            std::fs::write(directory.path().join(file), "").expect("written");
+            let why = Disk::open(directory.path()).expect_err("it is somebody else's").to_string();
+            assert!(why.contains("holds the state of a control plane") && why.contains(file), "{why}");
+            assert_eq!(std::fs::read_dir(directory.path()).expect("read").count(), 1);
+        }
     }
 
     #[test]

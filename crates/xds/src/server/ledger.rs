@@ -74,6 +74,8 @@ pub(super) struct Ledger {
     held: BTreeMap<Arc<str>, Option<Version>>,
     /// How much it announced that it holds.
     announced: usize,
+    /// What of that was not there since it came.
+    carried: BTreeSet<Arc<str>>,
     refused: BTreeMap<Arc<str>, Version>,
     dirty: BTreeMap<Arc<str>, Recheck>,
     /// The order in which names became dirty; those that no longer are may linger.
@@ -103,6 +105,7 @@ impl Ledger {
             brought: BTreeSet::new(),
             held: BTreeMap::new(),
             announced: 0,
+            carried: BTreeSet::new(),
             refused: BTreeMap::new(),
             dirty: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -156,9 +159,15 @@ impl Ledger {
         if outstanding { self.settled_to } else { self.cursor }
     }
 
-    /// The revision of the oldest removal that waits.
-    pub(super) fn first_removal(&self) -> u64 {
-        self.removals.values().copied().min().unwrap_or(u64::MAX)
+    /// The revision of the oldest removal that waits, but for those that are held back.
+    pub(super) fn first_removal(&self, spares: bool) -> u64 {
+        let waiting = self.removals.iter().filter(|(name, _)| !(spares && self.carried.contains(*name)));
+        waiting.map(|(_, noted)| *noted).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether there is something to take away that the proxy has brought along.
+    pub(super) fn is_sparing(&self) -> bool {
+        self.removals.keys().any(|name| self.carried.contains(name))
     }
 
     pub(super) fn wake_at(&self) -> Option<Duration> {
@@ -215,6 +224,7 @@ impl Ledger {
     pub(super) fn announce(&mut self, name: &Arc<str>, version: Option<Version>) {
         self.announced += 1;
         self.held.insert(name.clone(), version);
+        self.carried.insert(name.clone());
         self.mark(name, Recheck::Company);
     }
 
@@ -297,8 +307,13 @@ impl Ledger {
     }
 
     /// The next response with removals: those up to the revision `settled` and older than `before`, the oldest removal that still
-    /// waits in a type that may point at this one.
-    pub(super) fn draft_removals<S: Scope>(&mut self, settled: u64, before: u64, view: &View<'_, S>) -> Option<Draft> {
+    /// waits in a type that may point at this one. With `spares`, nothing that the proxy has brought along.
+    pub(super) fn draft_removals<S: Scope>(
+        &mut self,
+        (settled, before): (u64, u64),
+        spares: bool,
+        view: &View<'_, S>,
+    ) -> Option<Draft> {
         if self.in_flight.is_some() {
             return None;
         }
@@ -307,7 +322,8 @@ impl Ledger {
         let due = self
             .removals
             .iter()
-            .filter(|(name, noted)| **noted <= settled && **noted < before && !self.dirty.contains_key(*name));
+            .filter(|(name, noted)| **noted <= settled && **noted < before && !self.dirty.contains_key(*name))
+            .filter(|(name, _)| !(spares && self.carried.contains(*name)));
         let due: Vec<Arc<str>> = due.map(|(name, _)| name.clone()).collect();
         for name in due {
             if bytes > 0 && bytes + name.len() > view.limit {
@@ -315,6 +331,7 @@ impl Ledger {
             }
             bytes += name.len();
             self.removals.remove(&name);
+            self.carried.remove(&name);
             draft.removed.push(name.as_ref().to_owned());
             draft.items.push(Item::Gone { name });
         }
@@ -400,6 +417,7 @@ impl Ledger {
             return if self.forced.contains(name) { Step::Absent } else { Step::Nothing };
         };
         self.removals.remove(name);
+        self.carried.remove(name);
         let version = Some(current.version());
         let holds = self.held.get(name).copied().flatten() == version;
         // What was refused is given up: the proxy is asked to say that it holds what it should, since its word on the other one stands.

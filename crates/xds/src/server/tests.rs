@@ -171,6 +171,32 @@ fn a_reconnect_is_sent_what_changed_and_what_vanished() {
 }
 
 #[test]
+fn a_server_that_may_know_less_takes_nothing_away_before_the_others_have_come() {
+    let mut store = store(&[("backend", "same", "1")]);
+    let mut session = session();
+    let later = NOW + Duration::from_secs(45);
+    session.spare(later, [kind("backend"), kind("slice")].into());
+    let held = [("same", "1"), ("back", "1"), ("gone", "1"), ("ended", "1")];
+    let sent = ask(&mut session, holding(request("backend", &["*"], &[]), &held), &store);
+    let sent = [sent, ask(&mut session, holding(request("route", &["*"], &[]), &[("r", "1")]), &store)].concat();
+    let sent = accept_all(&mut session, sent, &store);
+    let removed = |sent: &[Sent]| sent.iter().flat_map(|one| one.removed.clone()).collect::<Vec<_>>();
+    assert_eq!(removed(&sent), ["r"], "of other types everything is said");
+    // One comes back, and one comes back and ends.
+    store.put(resource("backend", "back", "1"));
+    store.put(resource("backend", "ended", "2"));
+    let sent = poll(&mut session, NOW, &store);
+    assert_eq!((sent.len(), sent[0].names()), (1, vec!["ended"]));
+    accept_all(&mut session, sent, &store);
+    store.remove(&resource("backend", "ended", "2").key().clone());
+    let sent = poll(&mut session, NOW, &store);
+    assert_eq!(removed(&accept_all(&mut session, sent, &store)), ["ended"]);
+    assert_eq!(session.wake_at(), Some(later));
+    assert_eq!(removed(&poll(&mut session, later, &store)), ["gone"]);
+    assert_eq!(session.wake_at(), None);
+}
+
+#[test]
 fn by_name_too_a_reconnect_is_sent_nothing_that_it_holds() {
     let store = store(&[("backend", "a", "1")]);
     let mut session = session();

@@ -57,11 +57,11 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
         if args.json {
             console::print_json(&shown)?;
         } else if args.dot {
-            console::print(&draw(&shown))?;
+            console::print(&draw(&console::harmless(&shown)))?;
         } else {
             // To the upper left corner, and nothing below.
             let begin = if args.watch { "\x1b[H\x1b[2J" } else { "" };
-            console::print(&format!("{begin}{}", render(&shown)))?;
+            console::print(&format!("{begin}{}", render(&console::harmless(&shown))))?;
         }
         if !args.watch {
             return Ok(Exit::Fine);

@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<Exit> {
     if args.json {
         console::print_json(&shown)?;
     } else {
-        console::print(&render(&shown))?;
+        console::print(&render(&console::harmless(&shown)))?;
     }
     let refused = shown["refused"].as_array().is_some_and(|all| !all.is_empty());
     let mut services = shown["services"].as_array().into_iter().flatten();
@@ -152,7 +152,8 @@ fn show_objects(args: &Args) -> Result<Exit> {
     if args.json {
         console::print_json(&objects)?;
     } else {
-        console::print(&render_objects(objects.as_array().map_or(&[][..], Vec::as_slice)))?;
+        let shown = console::harmless(&objects);
+        console::print(&render_objects(shown.as_array().map_or(&[][..], Vec::as_slice)))?;
     }
     let has_problems = find_problems(&objects).iter().any(|one| is_wrong(one, &status["services"]));
     let wrong = refused.is_some() || is_refused(&objects) || has_problems;

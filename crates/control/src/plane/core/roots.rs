@@ -599,6 +599,17 @@ mod tests {
     }
 
     #[test]
+    fn the_directory_of_a_member_is_left_alone() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(directory.path().join("identity.pem"), "").expect("written");
+        let trust_domain = TrustDomain::new("shop.test").expect("a domain");
+        let setup = Setup { trust_domain, leaf_life: Duration::from_secs(3600) };
+        let refused = Plane::open(directory.path(), setup).expect_err("it is somebody else's").to_string();
+        assert!(refused.contains("it holds the identity of a member of a mesh"), "{refused}");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("read").count(), 1);
+    }
+
+    #[test]
     fn a_root_that_is_distrusted_stays_away_whatever_is_left_of_its_files() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let plane = open(directory.path());
