@@ -66,7 +66,7 @@ pub(crate) struct Args {
     files: Vec<PathBuf>,
 
     /// Address and port for proxies; everything on it is TLS, and needs a certificate or a join token
-    #[arg(long, env = "TRANSEPT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9909")]
+    #[arg(long, env = "TRANSEPT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9909", value_parser = parse_address)]
     listen: SocketAddr,
 
     #[command(flatten)]
@@ -100,7 +100,7 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ApiArgs {
     /// Address of the HTTP API with which programs that have no sidecar register; in clear text on loopback only [default: none]
-    #[arg(long, env = "TRANSEPT_API", value_name = "ADDR")]
+    #[arg(long, env = "TRANSEPT_API", value_name = "ADDR", value_parser = parse_address)]
     api: Option<SocketAddr>,
 
     /// Certificate of that API, leaf first, in PEM; read again when it changes
@@ -118,7 +118,7 @@ pub(crate) struct ApiArgs {
 
 impl ApiArgs {
     /// Binds the API when it is asked for, and says where it is.
-    pub(super) async fn bind(&self, format: Format) -> Result<Option<Api>> {
+    pub(crate) async fn bind(&self, format: Format) -> Result<Option<Api>> {
         let Some(address) = self.api else { return Ok(None) };
         let files = self.api_tls_cert.clone().zip(self.api_tls_key.clone());
         let files = files.map(|(certificate, key)| TlsFiles { certificate, key });
@@ -170,6 +170,13 @@ impl StateArgs {
 
 /// The trust domain of a mesh that is not told of another one.
 const USUAL_DOMAIN: &str = "transept.local";
+
+/// An address and a port to listen on, whose meaning is nobody else's to guess.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an address and a port, such as 127.0.0.1:9909 or 0.0.0.0:9909 for every address")
+    })
+}
 
 /// The usual directory for the state of one role.
 pub(crate) fn default_state(role: &str) -> PathBuf {

@@ -45,16 +45,16 @@ pub(crate) struct Args {
 
     /// File with the join token for `--control`, as `transept token create --service NAME-OF-GATEWAY` prints it; needed for the
     /// first start only
-    #[arg(long, env = "TRANSEPT_TOKEN_FILE", value_name = "FILE", requires = "control")]
+    #[arg(long, env = "TRANSEPT_TOKEN_FILE", value_name = "FILE", conflicts_with = "to")]
     token_file: Option<PathBuf>,
 
     /// Directory of what is kept with `--control`: certificate, roots, the last good configuration [default:
     /// /var/lib/transept/gateway for root, else ~/.local/state/transept/gateway]
-    #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR", requires = "control")]
+    #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR", conflicts_with = "to")]
     state: Option<PathBuf>,
 
     /// Name of this gateway among those of its identity, for people who ask the control plane [default: the name of the machine]
-    #[arg(long, env = "TRANSEPT_NAME", value_name = "NAME", requires = "control", value_parser = parse_name)]
+    #[arg(long, env = "TRANSEPT_NAME", value_name = "NAME", conflicts_with = "to", value_parser = parse_name)]
     name: Option<String>,
 
     /// Address and port to listen on with `--to`; port 0 is any free port. With `--control` the Gateway says where

@@ -12,7 +12,7 @@ use transept_identity::WorkloadName;
 use transept_model::SourceText;
 
 use super::Exit;
-use super::control::{StateArgs, parse_life, parse_report_interval};
+use super::control::{ApiArgs, StateArgs, parse_address, parse_life, parse_report_interval};
 use crate::gateway::{self, MeshPlan, ServeArgs};
 use crate::report::{self, Severity};
 use crate::{console, logging};
@@ -50,7 +50,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(group = ArgGroup::new("only with a mesh")
-    .args(["mesh_listen", "mesh_identity", "leaf_life", "report_interval", "trust_domain"])
+    .args(["mesh_listen", "mesh_identity", "leaf_life", "report_interval", "trust_domain", "api"])
     .multiple(true)
     .requires("mesh"))]
 struct MeshArgs {
@@ -59,7 +59,7 @@ struct MeshArgs {
     mesh: bool,
 
     /// Address and port for sidecars; everything on it is TLS, and needs a certificate or a join token
-    #[arg(long, env = "TRANSEPT_MESH_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9909")]
+    #[arg(long, env = "TRANSEPT_MESH_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:9909", value_parser = parse_address)]
     mesh_listen: SocketAddr,
 
     /// Identity of the gateway in the mesh, for policies to name [default: that of the first Gateway of the files by namespace
@@ -80,6 +80,9 @@ struct MeshArgs {
         value_parser = parse_report_interval
     )]
     report_interval: Duration,
+
+    #[command(flatten)]
+    api: ApiArgs,
 
     #[command(flatten)]
     state: StateArgs,
@@ -121,6 +124,7 @@ pub(crate) fn run(args: Args) -> Result<Exit> {
         setup: args.mesh.state.setup(args.mesh.leaf_life)?,
         identity: args.mesh.mesh_identity,
         report_interval: args.mesh.report_interval,
+        api: Some(args.mesh.api),
         ends_with_terminal: false,
     };
     gateway::serve_with_mesh(sources, &plan, &args.serve, |_| {})

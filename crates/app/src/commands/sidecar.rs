@@ -202,6 +202,9 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
     for upstream in &mut args.upstream {
         upstream.local = free.settle(upstream.local).with_context(|| upstream.local.to_string())?;
     }
+    if args.port.is_empty() && (args.health_path.is_some() || args.listen.is_some()) {
+        tracing::warn!("--listen and --health-path change nothing without --port: nobody can call the program");
+    }
     let state = args.state.unwrap_or_else(|| default_state("sidecar").join(&args.namespace).join(&name));
     let question = args.port.first().map(|port| {
         Question::new((Ipv4Addr::LOCALHOST, port.target).into(), args.health_path.as_deref(), args.health_interval)
@@ -292,6 +295,9 @@ pub(super) fn read_ticket(file: Option<&Path>) -> Result<Option<Ticket>> {
         None => std::env::var(TOKEN).unwrap_or_default(),
     };
     if text.trim().is_empty() {
+        if let Some(file) = file {
+            tracing::warn!(file = %file.display(), "the file of the join token is empty, as after a `transept token create` that has failed");
+        }
         return Ok(None);
     }
     let place = || file.map_or_else(|| TOKEN.to_owned(), |file| format!("--token-file {}", file.display()));

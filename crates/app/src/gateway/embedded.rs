@@ -23,6 +23,7 @@ use transept_proxy::{Mesh, Options, Proxy, raise_descriptor_limit};
 
 use super::{Gateway, ServeArgs, begun};
 use crate::commands::Exit;
+use crate::commands::control::ApiArgs;
 use crate::logging::{self, Format};
 
 /// Namespace and name of the Gateway that stands for files without one.
@@ -43,6 +44,8 @@ pub(crate) struct MeshPlan {
     pub(crate) identity: Option<WorkloadName>,
     /// How often proxies report what they see.
     pub(crate) report_interval: Duration,
+    /// Where programs without a proxy register.
+    pub(crate) api: Option<ApiArgs>,
     /// Whether SIGHUP ends the gateway.
     pub(crate) ends_with_terminal: bool,
 }
@@ -126,6 +129,11 @@ async fn open(plan: &MeshPlan, plane: &Arc<Plane>, format: Format) -> Result<Soc
     tokio::spawn(admin.serve(plane.clone()));
     // The other half is for the traffic of the gateway.
     let capacity = Capacity::within(raise_descriptor_limit().map(|descriptors| descriptors / 2));
+    if let Some(api) = &plan.api
+        && let Some(api) = api.bind(format).await?
+    {
+        tokio::spawn(api.serve(plane.clone(), capacity));
+    }
     let serving = plane::serve(plane.clone(), listener, capacity);
     tokio::spawn(async move {
         if let Err(error) = serving.await {

@@ -24,7 +24,7 @@ use transept_control::{Loader, Sources, StartError, Trigger, Update, follow};
 use transept_proxy::{BindOutcome, Proxy};
 
 use self::announce::Next;
-use crate::admin::Admin;
+use crate::admin::{ADMIN, Admin};
 use crate::commands::Exit;
 use crate::logging::Format;
 use crate::signals::{Signals, Wish};
@@ -107,7 +107,11 @@ impl<'a> Gateway<'a> {
     /// Everything after the first load.
     async fn attend(mut self, opened: impl FnOnce(Option<SocketAddr>)) -> Result<Exit> {
         let mut signals = Signals::listen()?;
-        let admin = Admin::bind(&self.args.admin, self.format).await?;
+        // A gateway of the mesh has sidecars beside it, of which the first may have taken the usual address.
+        let admin = match (&self.member, &self.plane) {
+            (Some(_), None) => Admin::bind_beside_others(&self.args.admin, ADMIN, self.format).await?,
+            _ => Admin::bind(&self.args.admin, self.format).await?,
+        };
         let admin_address = admin.as_ref().map(Admin::address);
         let first = self.feed.borrow_and_update().clone();
         let outcomes = self.apply(&first).await?;

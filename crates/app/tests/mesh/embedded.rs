@@ -157,6 +157,26 @@ async fn the_state_outlives_the_process_and_no_new_tokens_are_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_without_a_proxy_register_at_a_gateway_with_its_mesh() {
+    let (at, api) = (unused_address().expect("an address"), unused_address().expect("an address"));
+    // Nobody could keep others from a program that has no proxy.
+    let unguarded = shop(at, "default/edge");
+    let (unguarded, _) = unguarded.rsplit_once("---").expect("a policy at the end");
+    let address = unused_address().expect("an address");
+    let mesh = Mesh::prepare(address, unguarded, &[&format!("--api={api}")]);
+    let _gateway = mesh.start_embedded().await;
+    let echo = program("cart-1", Port::Http1).await;
+    let token = std::fs::read_to_string(mesh.token("cart").await).expect("a token");
+    let spec = serde_json::json!({"ports": [{"port": 80, "targetPort": echo.address.port()}]});
+    let mut put = Request::get("registry", "/v1/namespaces/default/workloads/cart-1")
+        .with("authorization", &format!("Bearer {}", token.trim()));
+    (put.method, put.body) = ("PUT".to_owned(), spec.to_string().into_bytes());
+    let made = send(api, &put).await.expect("an answer");
+    assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.body));
+    answered(at, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_certificates_cost_the_gateway_no_request() {
     let at = unused_address().expect("an address");
     let mesh = Mesh::prepare(unused_address().expect("an address"), &open_shop(at), &["--leaf-life=4s"]);

@@ -21,6 +21,8 @@ use transept_identity::request::BadRequest;
 use transept_identity::{Authority, Bundle, Fingerprint, PrivateKey, Request, Rotation, SpiffeId, Svid, TrustDomain};
 use transept_xds::mesh::CONTROL_PATH;
 
+/// What members of meshes keep in a directory.
+const OF_MEMBERS: &str = "identity.pem";
 /// The name of the first authority's files; those of later ones begin with it.
 const FIRST: &str = "ca";
 const NO_RANDOMNESS: &str = "the crypto library has no randomness";
@@ -332,6 +334,10 @@ pub(super) fn random<const N: usize>(provider: &CryptoProvider) -> Option<[u8; N
 /// # Errors
 /// It cannot be made.
 pub fn make_directory(path: &Path) -> io::Result<()> {
+    if !Ca::is_in(path) && path.join(OF_MEMBERS).exists() {
+        let why = "it holds the identity of a member of a mesh; give the control plane a directory of its own";
+        return Err(io::Error::other(format!("{why} ({OF_MEMBERS})")));
+    }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 

@@ -58,8 +58,6 @@ pub use tokens::check_first_token;
 
 /// The file of the store.
 pub(super) const STATE: &str = "state.redb";
-/// What members of meshes keep in theirs.
-const OF_MEMBERS: &str = "identity.pem";
 /// Proxies whose last word is longer ago are forgotten in lists.
 const FORGET: Duration = Duration::from_secs(24 * 3600);
 /// With more proxies than this, those that are not connected are forgotten at once: what they call themselves is their choice.
@@ -271,10 +269,6 @@ impl Plane {
     /// # Errors
     /// What is there cannot be used.
     pub fn open(directory: &Path, setup: Setup) -> Result<Arc<Self>, StartError> {
-        if !Ca::is_in(directory) && directory.join(OF_MEMBERS).exists() {
-            let why = "it holds the identity of a member of a mesh; give the control plane a directory of its own";
-            return Err(StartError::Directory(format!("{}: {why} ({OF_MEMBERS})", directory.display())));
-        }
         make_directory(directory).map_err(|e| StartError::Directory(format!("{}: {e}", directory.display())))?;
         let path = directory.join(STATE);
         let age = if Ca::is_in(directory) { Age::Old } else { Age::New };
@@ -512,12 +506,17 @@ impl Plane {
         self.store(&changed)?;
         inner.unsaved.clear();
         inner.leases.saved();
+        self.note_registrations(inner);
+        Ok(())
+    }
+
+    /// What is stored of the registrations has changed: it is published, and the gateway in this process hears of it.
+    fn note_registrations(&self, inner: &mut Inner) {
         inner.registrations += 1;
         if let Some(follower) = &inner.follower {
             follower.registrations_changed();
         }
         self.stale.notify_one();
-        Ok(())
     }
 
     fn renew_own(&self) {

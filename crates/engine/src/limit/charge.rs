@@ -443,6 +443,11 @@ impl Limit {
             None => format!("takes {}{}", touch.charged, self.costs.describe()),
         };
         let name = &self.label.name;
+        if self.shared.is_some() && !touch.is_shared {
+            return format!(
+                "limit {name} of {policy}, shared token bucket of {capacity}, by {key}: what is left only its store knows, which is not asked here"
+            );
+        }
         format!(
             "limit {name} of {policy}, {how}, by {key}: {verdict}, {left} of {capacity} left, as at first in {full} s"
         )

@@ -17,8 +17,9 @@ use super::Standing;
 use super::store::Grant;
 
 const SHARDS: usize = 64;
-/// Keys in one shard. What is beyond is forgotten; the store knows it.
+/// Keys in one shard at most, and at least: of fewer, those that are in use together would not have room.
 const MOST: usize = 1 << 14;
+const FEWEST: usize = 64;
 
 /// How long tokens are good.
 pub(crate) const LIFE: Duration = Duration::from_millis(500);
@@ -32,6 +33,8 @@ pub(crate) struct Leases {
     ahead: u32,
     /// The most that there ever are.
     burst: u32,
+    /// Keys in one shard. What is beyond is forgotten; the store knows it.
+    most: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,20 +105,25 @@ impl std::fmt::Debug for Leases {
 }
 
 impl Leases {
-    /// For a bucket of this size.
-    pub(crate) fn new(burst: u32) -> Leases {
-        Leases { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), ahead: burst / 10, burst }
+    /// For a bucket of this size, and about so many keys.
+    pub(crate) fn new(burst: u32, keys: usize) -> Leases {
+        let most = (keys / SHARDS).clamp(FEWEST, MOST);
+        Leases { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), ahead: burst / 10, burst, most }
     }
 
     /// Takes tokens, for a request that has waited with its ticket. What is said to be ordered has to be ordered: it is noted here.
     pub(crate) fn draw(&self, hash: u64, cost: u32, now: u64, ticket: Option<Ticket>) -> Drawn {
         let mut shard = self.shard(hash);
-        let full = shard.len() >= MOST;
+        let full = shard.len() >= self.most;
         if full && !shard.contains_key(&hash) {
             // A quarter at least, so that a flood of keys does not make every request clean up.
             shard.retain(|_, lease| lease.asked || lease.until.max(lease.refused_until) > now);
-            if shard.len() > MOST / 4 * 3 {
+            if shard.len() > self.most / 4 * 3 {
                 shard.clear();
+            }
+            // What a flood has taken is given back once it is over.
+            if shard.len() < self.most / 8 {
+                shard.shrink_to(self.most / 4);
             }
         }
         let lease = shard.entry(hash).or_default();
@@ -373,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_rare_key_takes_one_token_at_a_time_and_a_busy_one_more_and_more() {
-        let leases = Leases::new(100);
+        let leases = Leases::new(100, 1_000_000);
         let mut now = 1_000 * MS;
         let mut sizes = Vec::new();
         for _ in 0..200 {
@@ -409,7 +417,7 @@ mod tests {
 
     /// Requests at these times, and a store that takes a while to answer: how many have to wait.
     fn waiting(burst: u32, cost: u32, requests: impl Iterator<Item = u64>, delay: u64) -> usize {
-        let leases = Leases::new(burst);
+        let leases = Leases::new(burst, 1_000_000);
         let (mut due, mut waited, mut now) = (None::<(u64, u32)>, 0, 0);
         for at in requests.map(|at| at * MS) {
             // One after the other.
@@ -465,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_key_of_which_the_store_cannot_say_anything_is_left_for_a_moment() {
-        let leases = Leases::new(10);
+        let leases = Leases::new(10, 1_000_000);
         assert_eq!(ordered(leases.draw(7, 1, MS, None)), Some(1));
         leases.silence(7, MS);
         assert!(!leases.is_asked(7));
@@ -476,7 +484,7 @@ mod tests {
 
     #[test]
     fn one_order_is_under_way_at_a_time_and_its_failure_makes_room_for_the_next() {
-        let leases = Leases::new(10);
+        let leases = Leases::new(10, 1_000_000);
         assert_eq!(ordered(leases.draw(7, 3, 1, None)), Some(3));
         assert_eq!(ordered(leases.draw(7, 1, 1, None)), None);
         assert!(leases.is_asked(7));
@@ -486,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_ticket_is_for_one_limit_and_who_goes_takes_his_tokens_out() {
-        let (hour, second) = (Leases::new(1000), Leases::new(10));
+        let (hour, second) = (Leases::new(1000, 1_000_000), Leases::new(10, 1_000_000));
         let none = Grant { tokens: 0, wait: Duration::ZERO, left: 0, full_in: Duration::ZERO };
         for _ in 0..5 {
             second.draw(7, 1, MS, None);
@@ -509,7 +517,7 @@ mod tests {
 
     #[test]
     fn who_goes_after_an_order_that_came_to_nothing_takes_from_nobody() {
-        let leases = Leases::new(1000);
+        let leases = Leases::new(1000, 1_000_000);
         let wait = || match leases.draw(7, 1, MS, None) {
             Drawn::None(more, ticket) => (more, ticket),
             other => panic!("{other:?}"),
@@ -529,7 +537,7 @@ mod tests {
 
     #[test]
     fn who_waited_at_another_limit_does_not_make_a_key_busy() {
-        let (hour, day) = (Leases::new(100), Leases::new(1000));
+        let (hour, day) = (Leases::new(100, 1_000_000), Leases::new(1000, 1_000_000));
         let mut granted = 0;
         for now in (1..=30).map(|n| n * 700 * MS) {
             let Drawn::None(Some(1), own) = hour.draw(7, 1, now, None) else { panic!("those before are too old") };
@@ -548,7 +556,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_remembered_until_there_is_room_again() {
-        let leases = Leases::new(10);
+        let leases = Leases::new(10, 1_000_000);
         leases.draw(7, 1, MS, None);
         let none = Grant { tokens: 0, wait: Duration::from_millis(30), left: 0, full_in: Duration::from_secs(1) };
         leases.deliver(7, Some(1), none, MS);
@@ -560,7 +568,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_for_a_dear_request_is_not_too_much_for_a_cheap_one() {
-        let leases = Leases::new(10);
+        let leases = Leases::new(10, 1_000_000);
         assert_eq!(ordered(leases.draw(7, 8, MS, None)), Some(8));
         let none = Grant { tokens: 0, wait: Duration::from_secs(5), left: 3, full_in: Duration::from_secs(9) };
         leases.deliver(7, Some(8), none, MS);
@@ -586,7 +594,7 @@ mod tests {
     /// answers after `delay` ms, once it is known how busy the key is.
     fn waiting_in_a_hundred(gap: u64, delay: u64, cost: u32) -> usize {
         const US: u64 = 1_000;
-        let leases = Leases::new(1_000);
+        let leases = Leases::new(1_000, 1_000_000);
         let (mut due, mut waiting) = (Vec::<(u64, u32)>::new(), Vec::<Ticket>::new());
         let (mut come, mut waited) = (0, 0);
         for now in (1..=4_000_000 / 100).map(|step| step * 100 * US) {
@@ -628,7 +636,7 @@ mod tests {
 
     /// Bursts of requests that come at once, a pause after each: how many tokens are taken for them from a store that answers after a while.
     fn taken_for_bursts(bursts: u64, of: usize, pause: u64, delay: u64) -> u32 {
-        let leases = Leases::new(1_000);
+        let leases = Leases::new(1_000, 1_000_000);
         let (mut due, mut taken, mut waiting) = (Vec::<(u64, u32)>::new(), 0, Vec::<Option<Ticket>>::new());
         for now in (1..=bursts * pause + 1_000).map(|step| step * MS) {
             for (_, size) in due.extract_if(.., |(at, _)| *at <= now) {
@@ -668,7 +676,7 @@ mod tests {
 
     #[test]
     fn tokens_are_never_more_than_were_granted() {
-        let leases = Leases::new(50);
+        let leases = Leases::new(50, 1_000_000);
         let (mut granted, mut taken) = (0u32, 0u32);
         for step in 0..5_000u64 {
             let now = step * 3 * MS;
@@ -716,7 +724,7 @@ mod tests {
         let mut number = |most: u64| below(draws.next().expect("endless"), most);
         let (rate, burst) = (20 + number(200) as u32, 5 + number(115) as u32);
         let bucket = Bucket::new(rate, Duration::from_secs(1), burst).expect("a bucket");
-        let proxies: Vec<Leases> = (0..1 + number(4)).map(|_| Leases::new(burst)).collect();
+        let proxies: Vec<Leases> = (0..1 + number(4)).map(|_| Leases::new(burst, 1_000_000)).collect();
         let (mut cell, mut orders, mut passed) = (Cell::default(), Vec::<(u64, usize, u32)>::new(), Vec::new());
         let (mut waiters, mut longest, mut refused) = (Vec::<Waiter>::new(), 0, 0);
         for step in 1..3_000u64 {

@@ -318,7 +318,7 @@ pub(crate) fn share(
     store: &Arc<Store>,
     spec: &StoreSpec,
     algorithm: &Algorithm,
-    part: &str,
+    (part, keys): (&str, usize),
     cx: &CompileCx<'_>,
 ) -> Option<Shared> {
     let Algorithm::Bucket(bucket) = algorithm else {
@@ -327,8 +327,9 @@ pub(crate) fn share(
     let burst = bucket.burst;
     // What another store has said, or the same about a bucket that fills in another time, is of no use.
     let interval = bucket.interval().as_nanos();
-    let leases =
-        cx.keep(&format!("leases of {part} {burst} {interval} {:p}", Arc::as_ptr(store)), || Leases::new(burst));
+    let leases = cx.keep(&format!("leases of {part} {burst} {interval} {keys} {:p}", Arc::as_ptr(store)), || {
+        Leases::new(burst, keys)
+    });
     Some(Shared { store: Arc::clone(store), leases, unavailable: spec.on_unavailable, bucket: *bucket })
 }
 

@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn an_order_that_is_lost_on_its_way_keeps_nobody_waiting() {
-        let leases = Arc::new(Leases::new(9));
+        let leases = Arc::new(Leases::new(9, 1_000));
         let Drawn::None(Some(_), ticket) = leases.draw(7, 1, 1, None) else { panic!("there is none") };
         let (lost, debit) = (order(&leases, Some(1)), order(&leases, None));
         drop(debit);
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_no_more_than_his_own_order_leaves_nothing_behind() {
-        let leases = Arc::new(Leases::new(9));
+        let leases = Arc::new(Leases::new(9, 1_000));
         let address = StoreAddress {
             host: "store.test".into(),
             port: 1,

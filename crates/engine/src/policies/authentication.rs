@@ -220,6 +220,8 @@ impl Policy for AuthenticationPolicy {
             && let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic)
         {
             return limited(wait);
+        } else if self.is_ambiguous(x.request) {
+            return self.refuse_ambiguous(x);
         }
         let outcomes = Outcomes::from_elem(None, self.schemes.len());
         match self.schemes.iter().enumerate().find(|(_, named)| named.scheme.has_page(x)) {

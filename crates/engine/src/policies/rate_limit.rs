@@ -206,10 +206,20 @@ impl LimitSpec {
         self.counts_like(other) && slower && smaller && shorter
     }
 
+    /// Whether it counts whatever the other one does, in the same way: by the same key or by a part of it, for the same plans or for more.
     fn counts_like(&self, other: &LimitSpec) -> bool {
-        self.key == other.key
-            && self.plans == other.plans
-            && self.missing == other.missing
+        let parts = |limit: &LimitSpec| limit.key.as_ref().map(Vec::len);
+        let is_part = match (&self.key, &other.key) {
+            (Some(own), Some(others)) => own.iter().all(|part| others.contains(part)),
+            (own, others) => own == others,
+        };
+        // Where nothing can be missing, it does not matter what becomes of whoever lacks something.
+        let is_for_all = parts(self) == Some(0) || self.missing == other.missing;
+        let has_plans = self.plans.is_empty()
+            || (!other.plans.is_empty() && other.plans.iter().all(|plan| self.plans.contains(plan)));
+        is_part
+            && is_for_all
+            && has_plans
             && self.count == other.count
             && self.cost == other.cost
             && self.costs == other.costs
@@ -454,13 +464,14 @@ fn compile_limit(
         );
         return None;
     }
-    let shared = store.and_then(|(store_spec, store)| share(store, store_spec, &algorithm, &spec.name, cx));
+    let keys = spec.max_keys as usize;
+    let part = (&*spec.name, keys);
+    let shared = store.and_then(|(store_spec, store)| share(store, store_spec, &algorithm, part, cx));
     let (quota, window) = match spec.algorithm {
         AlgorithmSpec::TokenBucket => (algorithm.capacity(), algorithm.period()),
         AlgorithmSpec::SlidingWindow => (algorithm.capacity(), spec.per),
     };
     let policy = format!("{} {}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
-    let keys = spec.max_keys as usize;
     let costs = Costs::compile(&spec.cost_fields(), cx);
     let table = cx.keep(&kept_as(&spec.name), Table::new);
     Some(Limit {

@@ -280,6 +280,10 @@ impl fmt::Debug for SecretBytes {
 }
 
 impl Schema for SecretBytes {
+    fn hides(name: &str) -> bool {
+        !is_entry_name(name)
+    }
+
     fn decode(value: &Value, cx: &mut Decoder) -> Option<Self> {
         decode_base64(value, cx, Secrecy::Secret).map(Self)
     }
@@ -343,6 +347,11 @@ fn decode_base64(value: &Value, cx: &mut Decoder, secrecy: Secrecy) -> Option<Ve
     bytes
 }
 
+/// Whether entries of Secrets may be called so (Kubernetes: letters, digits, `-`, `_` and `.`).
+fn is_entry_name(name: &str) -> bool {
+    name.len() <= 253 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
 /// Text of a Secret as it is written under `stringData`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SecretText(String);
@@ -354,6 +363,10 @@ impl fmt::Debug for SecretText {
 }
 
 impl Schema for SecretText {
+    fn hides(name: &str) -> bool {
+        !is_entry_name(name)
+    }
+
     fn decode(value: &Value, cx: &mut Decoder) -> Option<Self> {
         match value.text() {
             Some(text) => Some(Self(text.to_owned())),

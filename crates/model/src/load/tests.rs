@@ -616,6 +616,13 @@ fn secrets_are_read_and_never_shown() {
         "stringData[pin]",
         "expected text",
     );
+    let one = wrong(
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {'pass word': 1234}\n",
+        "4:27",
+        "stringData[…]",
+        "expected text",
+    );
+    assert!(!format!("{one:?}").contains("pass"), "{one:?}");
 }
 
 /// Answers like an environment in which only `GOOD` is set.

@@ -49,6 +49,11 @@ pub trait Schema: Sized {
         false
     }
 
+    /// Whether the name of an entry of this type may be a secret itself, written in the wrong place, so that no message repeats it.
+    fn hides(_name: &str) -> bool {
+        false
+    }
+
     /// JSON Schema (draft 2020-12) of the type.
     fn json_schema() -> serde_json::Value {
         Self::shape().to_json_schema(&[])

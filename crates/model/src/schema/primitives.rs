@@ -314,7 +314,7 @@ impl<T: Schema> Schema for BTreeMap<String, T> {
         let mut whole = true;
         let mut read = BTreeMap::new();
         for entry in entries {
-            let step = Step::Key(entry.key.clone());
+            let step = Step::Key(if T::hides(&entry.key) { "…".into() } else { entry.key.clone() });
             match cx.within(step, |cx| T::decode(&entry.value, cx)) {
                 Some(item) => {
                     read.insert(entry.key.to_string(), item);

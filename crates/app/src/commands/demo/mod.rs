@@ -98,6 +98,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
         setup: Setup { trust_domain: TrustDomain::new("transept.local")?, leaf_life: LEAF_LIFE },
         identity: None,
         report_interval: REPORTS,
+        api: None,
         ends_with_terminal: true,
     };
     let shop = Shop {

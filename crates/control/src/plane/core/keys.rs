@@ -48,11 +48,7 @@ impl Plane {
             names.iter().zip(changes).map(|(name, change)| Write::Object(name, &change.object)).collect();
         self.store(&writes)?;
         inner.kept.extend(names.iter().cloned().zip(changes.iter().map(|change| change.object.clone())));
-        inner.registrations += 1;
-        if let Some(follower) = &inner.follower {
-            follower.registrations_changed();
-        }
-        self.stale.notify_one();
+        self.note_registrations(&mut inner);
         Ok(json!({"kept": names}))
     }
 

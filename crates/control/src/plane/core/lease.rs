@@ -122,7 +122,7 @@ impl Plane {
         inner.unsaved.remove(&name);
         inner.registry.insert(entry.clone(), moment);
         inner.leases.put(name, lease);
-        self.stale.notify_one();
+        self.note_registrations(&mut inner);
         tracing::info!(%id, token = %grant.token, first = grant.first, instance = entry.workload.name, "a workload has registered itself");
         Ok(Registered { entry, is_new, lease: Some(text) })
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use transept_model::schema::Text;
-use transept_wire::head::{FieldId, FieldName};
+use transept_wire::head::{FieldId, FieldName, Request};
 
 use super::failures::Hold;
 use super::scheme::{Fault, Later, Proof};
@@ -97,6 +97,25 @@ impl AuthenticationPolicy {
         Ok(outcomes)
     }
 
+    /// Whether a request has another `Authorization` field beside one that is read here: the backend would get that one, and take the caller for somebody
+    /// else. The field stands once (RFC 9110 section 11.6.2).
+    pub(super) fn is_ambiguous(&self, request: &Request) -> bool {
+        let count = |request: &Request| request.fields.all(FieldId::AUTHORIZATION).count();
+        let all = count(request);
+        if all < 2 {
+            return false;
+        }
+        let mut rest = request.clone();
+        self.schemes.iter().for_each(|named| named.scheme.strip(&mut rest));
+        (1..all).contains(&count(&rest))
+    }
+
+    pub(super) fn refuse_ambiguous(&self, x: &Exchange<'_>) -> Verdict {
+        self.note_failure(Counted::No, x);
+        let why = "there are several `Authorization` fields, and not all are credentials that are read here";
+        self.refuse(Reply::new(Reason::CredentialsInvalid).because(why.to_owned()), |_| Fault::Invalid)
+    }
+
     /// Whether all that a request shows is known to be good already.
     pub(super) fn shows_only_what_is_known(&self, x: &Exchange<'_>) -> bool {
         let mut shown = self.schemes.iter().filter(|named| named.scheme.presents(x));
@@ -134,14 +153,12 @@ impl AuthenticationPolicy {
                 let principals = alternative.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
                 if let Some(principal) = combined(principals) {
                     // Else whoever has one good credential could try out as many others as he likes.
-                    outcomes = match self.ask_the_rest(outcomes, |index| self.is_meant_for(index), x) {
+                    let counts = |index: usize| self.is_meant_for(index) || self.is_shared(index);
+                    outcomes = match self.ask_the_rest(outcomes, counts, x) {
                         Ok(outcomes) => outcomes,
                         Err(call) => return call,
                     };
-                    let is_bad = |(index, outcome): (usize, &Option<Outcome>)| {
-                        matches!(outcome, Some(Outcome::Invalid(..) | Outcome::Over(_))) && self.is_meant_for(index)
-                    };
-                    if outcomes.iter().enumerate().any(is_bad) {
+                    if self.has_bad(&outcomes) {
                         break;
                     }
                     return self.let_in(principal, x);
@@ -153,6 +170,21 @@ impl AuthenticationPolicy {
             Ok(outcomes) => self.without_alternative(&outcomes, lacking, x),
             Err(call) => call,
         }
+    }
+
+    /// Whether something that was shown is no good for anybody. A token that may be meant for several schemes is so when none of them knows it, and each can
+    /// tell.
+    fn has_bad(&self, outcomes: &Outcomes) -> bool {
+        let is_bad = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Invalid(..) | Outcome::Over(_)));
+        let stands = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Valid(_) | Outcome::Unavailable(..)));
+        let shared = || outcomes.iter().enumerate().filter(|(index, _)| self.is_shared(*index)).map(|(_, one)| one);
+        let mut own = outcomes.iter().enumerate().filter(|(index, _)| self.is_meant_for(*index));
+        own.any(|(_, one)| is_bad(one)) || (shared().any(is_bad) && !shared().any(stands))
+    }
+
+    /// Whether what a scheme is shown can be meant for one of another kind.
+    fn is_shared(&self, index: usize) -> bool {
+        self.schemes.get(index).is_some_and(|named| named.scheme.is_shared())
     }
 
     /// Whether what a scheme finds can be meant for no other.
@@ -187,9 +219,8 @@ impl AuthenticationPolicy {
         x: &mut Exchange<'_>,
     ) -> Verdict {
         // A token that is no good for one scheme may be meant for another, which cannot tell.
-        let is_shared = |index: usize| self.schemes.get(index).is_some_and(|named| named.scheme.is_shared());
         let cannot_tell = |(index, outcome): (usize, &Option<Outcome>)| {
-            is_shared(index) && matches!(outcome, Some(Outcome::Unavailable(..)))
+            self.is_shared(index) && matches!(outcome, Some(Outcome::Unavailable(..)))
         };
         let is_doubtful = outcomes.iter().enumerate().any(cannot_tell);
         // One that was recognised and is over is not.
@@ -203,7 +234,7 @@ impl AuthenticationPolicy {
                 _ => Counted::No,
             };
             match outcome {
-                Some(Outcome::Invalid(..)) if is_doubtful && is_shared(index) => {}
+                Some(Outcome::Invalid(..)) if is_doubtful && self.is_shared(index) => {}
                 Some(Outcome::Invalid(why, _) | Outcome::Over(why)) => {
                     self.note_failure(counted, x);
                     let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
