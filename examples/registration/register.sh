@@ -21,7 +21,7 @@ exec 3<&0
 "$@" <&3 &
 child=$!
 # Nobody shall call a program that is about to end.
-trap 'stopped=yes; leave; kill "$child"' TERM INT
+trap 'stopped=yes; leave; kill "$child" || true' TERM INT
 # What has ended, because this machine slept for example, is registered again.
 (
   trap 'kill "$pause"; exit' TERM

@@ -45,16 +45,16 @@ pub(crate) struct Args {
 
     /// File with the join token for `--control`, as `transept token create --service NAME-OF-GATEWAY` prints it; needed for the
     /// first start only
-    #[arg(long, env = "TRANSEPT_TOKEN_FILE", value_name = "FILE", conflicts_with = "to")]
+    #[arg(long, env = "TRANSEPT_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 
     /// Directory of what is kept with `--control`: certificate, roots, the last good configuration [default:
     /// /var/lib/transept/gateway for root, else ~/.local/state/transept/gateway]
-    #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR", conflicts_with = "to")]
+    #[arg(long, env = "TRANSEPT_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
 
     /// Name of this gateway among those of its identity, for people who ask the control plane [default: the name of the machine]
-    #[arg(long, env = "TRANSEPT_NAME", value_name = "NAME", conflicts_with = "to", value_parser = parse_name)]
+    #[arg(long, env = "TRANSEPT_NAME", value_name = "NAME", value_parser = parse_name)]
     name: Option<String>,
 
     /// Address and port to listen on with `--to`; port 0 is any free port. With `--control` the Gateway says where
@@ -79,7 +79,20 @@ pub(crate) struct Args {
 /// Serves until a signal ends it.
 pub(crate) fn run(args: Args) -> Result<Exit> {
     match (args.to.clone(), args.control.clone()) {
-        (Some(to), _) => run_to(&to, args),
+        (Some(to), _) => {
+            let given = [
+                ("--token-file (or TRANSEPT_TOKEN_FILE)", args.token_file.is_some()),
+                ("--state (or TRANSEPT_STATE)", args.state.is_some()),
+                ("--name (or TRANSEPT_NAME)", args.name.is_some()),
+            ];
+            if let Some((flag, _)) = given.iter().find(|(_, is_given)| *is_given) {
+                console::fail(&format!(
+                    "{flag} is for a gateway of a mesh (--control), and this one is in front of one service (--to)"
+                ));
+                return Ok(Exit::Usage);
+            }
+            run_to(&to, args)
+        }
         (None, Some(control)) => run_member(control, args),
         (None, None) => Ok(Exit::Usage),
     }

@@ -46,7 +46,7 @@ use super::leases::Leases;
 use super::registry::{self, Name, Registry, name_of};
 use super::seen::Seen;
 use super::sharing::Sharing;
-use super::source::{self, Kinds};
+use super::source::{self, GUARDS, Kinds};
 use super::store::{Store, StoreError, Write};
 use crate::follow::Trigger;
 use crate::load::Loaded;
@@ -343,11 +343,12 @@ impl Plane {
     }
 
     /// For how long nothing of which types is taken from members that they bring along and that is not known here: what has registered may be about to
-    /// connect again, and a service must not be empty until it has.
+    /// connect again, and a service must not be empty until it has, nor be without what guards it.
     pub(super) fn spares(&self) -> Option<(Duration, Arc<[TypeUrl]>)> {
         let rest = roots::RETURN.checked_sub(self.began.elapsed()).filter(|_| self.may_lack)?;
-        let registered = [("", "Service"), ("transept.dev", "Workload")];
-        Some((rest, registered.iter().filter_map(|(group, kind)| self.kinds.type_of(group, kind)).collect()))
+        let guards = GUARDS.map(|kind| ("transept.dev", kind));
+        let spared = [("", "Service"), ("transept.dev", "Workload")].into_iter().chain(guards);
+        Some((rest, spared.filter_map(|(group, kind)| self.kinds.type_of(group, kind)).collect()))
     }
 
     /// Whose control plane it is.

@@ -20,7 +20,7 @@ use transept_xds::{Key, Resource, TypeUrl};
 use super::registry::Name;
 
 /// Policies on a Service that are in force at its instances, or bind whoever calls one of them.
-const GUARDS: [&str; 2] = ["AuthorizationPolicy", "MeshPolicy"];
+pub(super) const GUARDS: [&str; 2] = ["AuthorizationPolicy", "MeshPolicy"];
 
 /// The kinds that travel.
 #[derive(Debug)]

@@ -576,6 +576,7 @@ fn names_of(namespace: &str, name: &str, from: &str) -> Vec<String> {
 
 mod captured;
 mod instances;
+pub(super) mod keyless;
 pub(super) mod protocol;
 #[cfg(test)]
 mod tests;

@@ -133,6 +133,7 @@ pub fn compile(world: &World, attached: &Attached, previous: Option<&Snapshot>, 
     let idle = policies.idle_memories(world, &keep);
     notes.extend(ports::notes(world, &attached.policies, &policies));
     notes.extend(mesh::protocol::ports_of_requests_only(world, attached));
+    notes.extend(mesh::keyless::keyless_schemes(attached));
     problems.extend(policies.problems);
     keys::judge(world, &mut problems);
     let binds = drafts.into_iter().map(|(address, draft)| Arc::new(draft.finish(address))).collect();

@@ -626,6 +626,12 @@ kind: TCPRoute
 metadata: {name: db}
 spec: {parentRefs: [{group: '', kind: Service, name: cart, port: 81}], rules: [{backendRefs: [{name: cart, port: 81}]}]}
 ";
+    let found = notes("", ", port: 80", key);
+    assert!(found.len() == 1 && found[0].contains("scheme `key` (`apiKey`) lets nobody in there"), "{found:?}");
+    let notes = |filters: &str, parent: &str, other: &str| {
+        let all = notes(filters, parent, other).into_iter();
+        all.filter(|note| !note.contains("lets nobody in there")).collect::<Vec<_>>()
+    };
     for (filters, other) in [("", key), (asked, "")] {
         let found = notes(filters, "", other);
         assert!(found.len() == 1 && found[0].contains("(port 80, 81) carries requests only now"), "{found:?}");

@@ -107,7 +107,8 @@ impl std::fmt::Debug for Leases {
 impl Leases {
     /// For a bucket of this size, and about so many keys.
     pub(crate) fn new(burst: u32, keys: usize) -> Leases {
-        let most = (keys / SHARDS).clamp(FEWEST, MOST);
+        // They are not spread evenly.
+        let most = (keys / SHARDS * 2).clamp(FEWEST, MOST);
         Leases { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), ahead: burst / 10, burst, most }
     }
 
@@ -119,7 +120,8 @@ impl Leases {
             // A quarter at least, so that a flood of keys does not make every request clean up.
             shard.retain(|_, lease| lease.asked || lease.until.max(lease.refused_until) > now);
             if shard.len() > self.most / 4 * 3 {
-                shard.clear();
+                // What is under way is somebody's who waits.
+                shard.retain(|_, lease| lease.asked);
             }
             // What a flood has taken is given back once it is over.
             if shard.len() < self.most / 8 {

@@ -242,7 +242,12 @@ impl Quota {
             }
         };
         match taken {
+            // What is given back or costs more later is so where it was counted.
             Taken::Counted(used) => {
+                let charge = Charge { hash, period, cost, request };
+                Ok(Some((charge, self.standing(used, period, x.now.unix))))
+            }
+            Taken::Together(used, hash) => {
                 let charge = Charge { hash, period, cost, request };
                 Ok(Some((charge, self.standing(used, period, x.now.unix))))
             }
@@ -280,7 +285,7 @@ impl Quota {
         }
         let now = x.now.unix.as_secs();
         match self.book.take(&self.account, hash, period, now, u64::from(debit), ANYWAY) {
-            Taken::Counted(used) => Some(used),
+            Taken::Counted(used) | Taken::Together(used, _) => Some(used),
             _ => None,
         }
     }

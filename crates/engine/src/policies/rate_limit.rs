@@ -179,7 +179,8 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
 fn check_reached(spec: &RateLimitPolicySpec, cx: &mut Decoder) {
     for (index, limit) in spec.limits.iter().enumerate() {
         let first = spec.limits.iter().enumerate().find(|(other_index, other)| {
-            *other_index != index && other.forestalls(limit) && (!limit.forestalls(other) || *other_index < index)
+            let is_first = !limit.forestalls(other) || *other_index < index;
+            *other_index != index && other.forestalls(limit) && other.is_for_the_same(limit) && is_first
         });
         if let Some((_, other)) = first {
             cx.refuse(
@@ -204,6 +205,11 @@ impl LimitSpec {
         let smaller = self.burst.unwrap_or(self.requests) <= other.burst.unwrap_or(other.requests);
         let shorter = self.algorithm == AlgorithmSpec::TokenBucket || self.per <= other.per;
         self.counts_like(other) && slower && smaller && shorter
+    }
+
+    /// Whether it holds for the same requests, each by the same key.
+    fn is_for_the_same(&self, other: &LimitSpec) -> bool {
+        self.key == other.key && self.plans == other.plans && self.missing == other.missing
     }
 
     /// Whether it counts whatever the other one does, in the same way: by the same key or by a part of it, for the same plans or for more.
@@ -332,7 +338,20 @@ impl Policy for RateLimitPolicy {
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
-        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known)
+        let limits = || self.written.iter().flat_map(|written| &written.limits);
+        // One by the same key is refused.
+        let forestalled = limits().filter_map(|limit| {
+            let first = limits().find(|one| one.forestalls(limit) && !limit.forestalls(one))?;
+            let (name, first) = (&*limit.name, &*first.name);
+            let what = format!(
+                "limit `{name}` is never reached, because `{first}` holds for all that it holds for and allows no more; remove it, or mend its numbers or \
+                 its key"
+            );
+            Some(Caution { at: limit.at, what })
+        });
+        let mut all = cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known);
+        all.extend(forestalled);
+        all
     }
 
     fn beside(&self, other: &Self, name: &ObjectName, age: Age) -> Vec<Caution> {

@@ -182,7 +182,7 @@ object! {
 }
 
 object! {
-    /// The wait before a try: a random time up to a bound that doubles with every try.
+    /// The wait before a try: a random time up to a bound, which is the base at first, then three, seven, fifteen times as much, and so on up to `max`.
     pub struct BackoffSpec {
         /// The bound before the first retry.
         base: Duration = Duration::from_millis(25);

@@ -340,7 +340,14 @@ impl Decoder {
                     Some(Step::Field(name)) => *name,
                     _ => "",
                 };
-                self.refuse(owner, format!("the field `{name}` is missing")).remedy(format!("add `{name}:`"));
+                let remedy = match name {
+                    // Of Kubernetes itself it is empty, which must be written all the same.
+                    "group" => {
+                        "add `group:`; for a Service or another kind of Kubernetes itself `group: ''`".to_owned()
+                    }
+                    name => format!("add `{name}:`"),
+                };
+                self.refuse(owner, format!("the field `{name}` is missing")).remedy(remedy);
                 None
             }
         }

@@ -263,9 +263,12 @@ fn spawn_with_net_admin(mut command: Command) -> io::Result<Child> {
     let started = thread.spawn(move || {
         // Whoever is root needs none of this, and whoever lacks the capability is told so by the program.
         if let Ok(mut own) = capabilities(None) {
-            own.inheritable |= own.permitted & CapabilitySet::NET_ADMIN;
+            own.inheritable |= own.permitted & (CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
             let _ = set_capabilities(None, own);
-            let _ = configure_capability_in_ambient_set(CapabilitySet::NET_ADMIN, true);
+            // The older kind of iptables opens a raw socket.
+            for one in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW] {
+                let _ = configure_capability_in_ambient_set(one, true);
+            }
         }
         command.spawn()
     })?;

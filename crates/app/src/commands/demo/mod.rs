@@ -163,7 +163,8 @@ impl Shop {
 
     fn introduce(&self, admin: Option<SocketAddr>) -> String {
         let (gateway, file, state) = (self.gateway, self.file.display(), self.state.display());
-        let status = admin.map(|admin| format!("transept status --admin http://{admin}"));
+        let transept = own_name();
+        let status = admin.map(|admin| format!("{transept} status --admin http://{admin}"));
         let mut out = format!(
             "\n{BOLD}The shop is open at http://{gateway}{PLAIN}\n
   Five programs, each with a sidecar of its own. The gateway calls them, and they each other, by mutual TLS.\n\n"
@@ -176,8 +177,8 @@ impl Shop {
             (format!("curl -i http://{gateway}/cart -X POST"), "what the service saw, and who its caller is"),
             (format!("curl -i http://{gateway}/catalog -X DELETE"), "403: the catalogue may only be read"),
         ]));
-        out.push_str(&format!("\n  transept explain GET http://{gateway}/old -f {file}\n\n"));
-        let of_mesh = |command: &str| format!("transept {command} --state {state}");
+        out.push_str(&format!("\n  {transept} explain GET http://{gateway}/old -f {file}\n\n"));
+        let of_mesh = |command: &str| format!("{transept} {command} --state {state}");
         out.push_str(&lines(&[
             (of_mesh("mesh status"), ""),
             (of_mesh("mesh graph"), "who calls whom; --watch: again and again"),
@@ -206,6 +207,19 @@ impl Shop {
             self.directory.display()
         ));
         out
+    }
+}
+
+/// How this program is called: by its name where that leads to it, else by its path.
+fn own_name() -> String {
+    let own = std::env::current_exe().and_then(std::fs::canonicalize).ok();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join("transept")).find(|one| one.is_file());
+    match own {
+        Some(own) if found.and_then(|found| found.canonicalize().ok()).as_ref() != Some(&own) => {
+            own.display().to_string()
+        }
+        _ => "transept".to_owned(),
     }
 }
 

@@ -153,38 +153,53 @@ impl AuthenticationPolicy {
                 let principals = alternative.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
                 if let Some(principal) = combined(principals) {
                     // Else whoever has one good credential could try out as many others as he likes.
-                    let counts = |index: usize| self.is_meant_for(index) || self.is_shared(index);
-                    outcomes = match self.ask_the_rest(outcomes, counts, x) {
+                    outcomes = match self.ask_the_rest(outcomes, |index, known| self.is_open(index, known), x) {
                         Ok(outcomes) => outcomes,
                         Err(call) => return call,
                     };
                     if self.has_bad(&outcomes) {
                         break;
                     }
+                    for outcome in &outcomes {
+                        if let Some(Outcome::Unavailable(_, Some(Later { is_guess: true, .. }))) = outcome {
+                            self.note_failure(Counted::No, x);
+                        }
+                    }
                     return self.let_in(principal, x);
                 }
             }
         }
         // Whoever shows credentials means them, also where none are required.
-        match self.ask_the_rest(outcomes, |_| true, x) {
+        match self.ask_the_rest(outcomes, |_, _| true, x) {
             Ok(outcomes) => self.without_alternative(&outcomes, lacking, x),
             Err(call) => call,
         }
     }
 
-    /// Whether something that was shown is no good for anybody. A token that may be meant for several schemes is so when none of them knows it, and each can
-    /// tell.
+    /// Whether something that was shown is no good for anybody. A token that may be meant for several schemes is so when none of those that read its field
+    /// knows it, and each can tell.
     fn has_bad(&self, outcomes: &Outcomes) -> bool {
         let is_bad = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Invalid(..) | Outcome::Over(_)));
-        let stands = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Valid(_) | Outcome::Unavailable(..)));
-        let shared = || outcomes.iter().enumerate().filter(|(index, _)| self.is_shared(*index)).map(|(_, one)| one);
-        let mut own = outcomes.iter().enumerate().filter(|(index, _)| self.is_meant_for(*index));
-        own.any(|(_, one)| is_bad(one)) || (shared().any(is_bad) && !shared().any(stands))
+        let mut bad = outcomes.iter().enumerate().filter(|(_, outcome)| is_bad(outcome)).map(|(index, _)| index);
+        bad.any(|index| self.is_meant_for(index) || (self.is_shared(index) && !self.stands(index, outcomes)))
+    }
+
+    /// Whether what a scheme is shown is still to be judged, beside a credential that is good: not a token that another scheme that reads its field knows.
+    fn is_open(&self, index: usize, outcomes: &Outcomes) -> bool {
+        self.is_meant_for(index) || (self.is_shared(index) && !self.stands(index, outcomes))
+    }
+
+    /// Whether a token in the field that a scheme reads is known to one that reads it, or may be.
+    fn stands(&self, index: usize, outcomes: &Outcomes) -> bool {
+        let field = |index: usize| self.schemes.get(index).and_then(|named| named.scheme.token_field());
+        outcomes.iter().enumerate().any(|(other, outcome)| {
+            field(other) == field(index) && matches!(outcome, Some(Outcome::Valid(_) | Outcome::Unavailable(..)))
+        })
     }
 
     /// Whether what a scheme is shown can be meant for one of another kind.
     fn is_shared(&self, index: usize) -> bool {
-        self.schemes.get(index).is_some_and(|named| named.scheme.is_shared())
+        self.schemes.get(index).is_some_and(|named| named.scheme.token_field().is_some())
     }
 
     /// Whether what a scheme finds can be meant for no other.
@@ -192,18 +207,19 @@ impl AuthenticationPolicy {
         let Some(named) = self.schemes.get(index) else { return false };
         let kind = std::mem::discriminant(&named.scheme);
         let of_the_kind = self.schemes.iter().filter(|other| std::mem::discriminant(&other.scheme) == kind);
-        !named.scheme.is_shared() && of_the_kind.count() == 1
+        named.scheme.token_field().is_none() && of_the_kind.count() == 1
     }
 
     /// Asks schemes that have not been asked although the request shows a credential of theirs.
     fn ask_the_rest(
         &self,
         mut outcomes: Outcomes,
-        counts: impl Fn(usize) -> bool,
+        counts: impl Fn(usize, &Outcomes) -> bool,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
         for (index, named) in self.schemes.iter().enumerate() {
-            if outcomes.get(index).is_some_and(Option::is_none) && counts(index) && named.scheme.presents(x) {
+            if outcomes.get(index).is_some_and(Option::is_none) && counts(index, &outcomes) && named.scheme.presents(x)
+            {
                 let proof = named.scheme.authenticate(x);
                 outcomes = self.settle(index, proof, Counted::No, outcomes, x)?;
             }

@@ -143,7 +143,6 @@ enum Asking {
 
 impl Scheme for IntrospectionScheme {
     type Spec = IntrospectionSpec;
-    const IS_SHARED: bool = true;
 
     fn compile(name: &Text, spec: &IntrospectionSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let url = cx.url(spec.at, &spec.url, PlainHttp::OnLoopback)?;
@@ -196,6 +195,10 @@ impl Scheme for IntrospectionScheme {
     fn places(&self, places: &mut CredentialPlaces) {
         places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
         places.fields.insert("dpop".into());
+    }
+
+    fn token_field(&self) -> Option<&FieldName> {
+        Some(&self.header)
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {

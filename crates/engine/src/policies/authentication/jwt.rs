@@ -251,7 +251,6 @@ struct Asked {
 
 impl Scheme for JwtScheme {
     type Spec = JwtSpec;
-    const IS_SHARED: bool = true;
 
     fn compile(name: &Text, spec: &JwtSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let before = cx.count();
@@ -297,6 +296,10 @@ impl Scheme for JwtScheme {
     fn places(&self, places: &mut CredentialPlaces) {
         places.fields.insert(self.header.as_str().to_ascii_lowercase().into());
         places.fields.insert("dpop".into());
+    }
+
+    fn token_field(&self) -> Option<&FieldName> {
+        Some(&self.header)
     }
 
     fn presents(&self, x: &Exchange<'_>) -> bool {

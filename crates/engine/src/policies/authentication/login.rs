@@ -126,9 +126,11 @@ impl Memory {
     /// What has come of renewing a session, if that is known. Where the provider keeps its refresh token, the newer session is kept under the same key.
     fn renewal_of(&self, opened: &Opened, now: Duration) -> Option<Arc<Renewal>> {
         let is_it = |newer: &Opened| newer.key == opened.key && newer.session.due <= opened.session.due;
+        // A provider may give one refresh token to several sessions of somebody.
+        let is_of_another = |newer: &Opened| newer.session.name != opened.session.name;
         let renewal = self.renewals.find(&opened.key?, 0, now)?;
         match &*renewal {
-            Renewal::Renewed(newer, _) if is_it(newer) => None,
+            Renewal::Renewed(newer, _) if is_it(newer) || is_of_another(newer) => None,
             _ => Some(renewal),
         }
     }

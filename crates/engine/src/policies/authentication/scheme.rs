@@ -11,7 +11,7 @@ use std::time::Duration;
 use transept_model::object;
 use transept_model::schema::{Decoder, Rule, SECTION_NAME, Schema, Text};
 use transept_model::value::Value;
-use transept_wire::head::Request;
+use transept_wire::head::{FieldName, Request};
 
 use super::super::CompileCx;
 use super::{api_key, basic, client_certificate, hmac, introspection, jwt, login, signature};
@@ -92,8 +92,10 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     /// Whether a request shows a credential of this scheme, good or not. Cheap: it is asked before anything is computed.
     fn presents(&self, x: &Exchange<'_>) -> bool;
 
-    /// Whether what it presents can be meant for schemes of another kind, too, as a bearer token can.
-    const IS_SHARED: bool = false;
+    /// The field whose token may as well be meant for another scheme that reads it, if it is of that sort.
+    fn token_field(&self) -> Option<&FieldName> {
+        None
+    }
 
     /// Who shows the credential.
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof;
@@ -224,9 +226,9 @@ macro_rules! schemes {
                 match self { $( AnyScheme::$variant(scheme) => scheme.presents(x), )* }
             }
 
-            /// Whether what it presents can be meant for schemes of another kind, too.
-            pub(super) fn is_shared(&self) -> bool {
-                match self { $( AnyScheme::$variant(_) => <$type as Scheme>::IS_SHARED, )* }
+            /// The field whose token may as well be meant for another scheme that reads it, if it is of that sort.
+            pub(super) fn token_field(&self) -> Option<&FieldName> {
+                match self { $( AnyScheme::$variant(scheme) => scheme.token_field(), )* }
             }
 
             pub(super) fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {

@@ -451,6 +451,29 @@ fn an_opaque_token_is_looked_up_once_a_minute() {
 }
 
 #[test]
+fn a_token_that_one_scheme_knows_is_shown_to_no_other() {
+    let issuer = Issuer::new();
+    let both = inline(&issuer, "").trim_end().trim_end_matches(']').to_owned()
+        + ","
+        + INTROSPECTION.trim_start_matches("schemes: [");
+    let desk = Desk::new(&both.replace("name: token, introspection", "name: opaque, introspection"));
+    let (verdict, visit) = desk.ask(&token(&issuer, "e", json!({})));
+    assert!(verdict.goes_on(), "{:?}", visit.notes.told);
+    assert_eq!(looked_up(desk.ask("opaque").0).body, b"token=opaque&token_type_hint=access_token");
+    // In a field of its own another one is judged, whoever is known by the first.
+    let own = both.replace("name: token, introspection: {", "name: opaque, introspection: {header: x-token, ");
+    let desk = Desk::new(&own);
+    let mut visit =
+        Visit { request: Request::build("GET", "http", "a.test", "/").expect("a request"), notes: Notes::told() };
+    let good = format!("Bearer {}", token(&issuer, "e", json!({})));
+    visit.request.fields.push_bytes(b"Authorization", good.as_bytes()).expect("a field");
+    visit.request.fields.push_bytes(b"X-Token", b"guess").expect("a field");
+    let _ = looked_up(desk.visit(&mut visit, |policy, x| policy.on_request(x)));
+    let verdict = desk.resume(&mut visit, answer(200, r#"{"active":false}"#));
+    assert_eq!(reason(&verdict).0, Reason::CredentialsInvalid);
+}
+
+#[test]
 fn what_is_remembered_outlives_a_change_of_the_lines_above() {
     let mut desk = Desk::new(INTROSPECTION);
     let (_, mut visit) = desk.ask("opaque");
