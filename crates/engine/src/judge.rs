@@ -314,7 +314,7 @@ pub fn effective_status(response: &Response) -> u16 {
     }
 }
 
-/// A random wait up to a bound that doubles with every try.
+/// A random wait up to a bound that a little more than doubles with every try.
 fn jittered((base, most): (Duration, Duration), tries: u32, random: u64, first: u64) -> Duration {
     let factor = 1u32.checked_shl(tries).unwrap_or(u32::MAX).saturating_sub(1);
     let bound = u64::try_from(base.saturating_mul(factor).min(most).as_micros()).unwrap_or(u64::MAX);

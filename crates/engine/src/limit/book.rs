@@ -235,7 +235,9 @@ impl Book {
         let known = lock(&self.ledgers).get(&quota(hash)).map(Arc::clone);
         let used = known.and_then(|ledger| {
             let shelf = ledger.shelf(key(hash));
-            let entry = shelf.entry(key(hash)).or_else(|| shelf.entry(key(name_for_all(hash))));
+            // Who has no room of his own is counted with the others.
+            let together = || shelf.entry(key(name_for_all(hash))).filter(|_| ledger.is_full());
+            let entry = shelf.entry(key(hash)).or_else(together);
             entry.map(|entry| (entry.count.used, entry.count.period.begin))
         });
         used.unwrap_or_default()

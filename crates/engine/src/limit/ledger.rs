@@ -127,6 +127,12 @@ impl Ledger {
         self.shelves[(key >> 60) as usize % SHELVES].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there are as many keys as there may be.
+    pub(crate) fn is_full(&self) -> bool {
+        let most = self.room.load(Ordering::Relaxed) & NO_BOUND;
+        self.keys.load(Ordering::Relaxed) >= usize::try_from(most).unwrap_or(usize::MAX)
+    }
+
     /// Whether there is no room for a new key, and nobody on its shelf who would give way.
     pub(crate) fn is_taken(&self, shelf: &mut Shelf, room: Room, keeps: u64, now: u64) -> bool {
         let most = self.room.load(Ordering::Relaxed).max(room.0) & NO_BOUND;

@@ -247,8 +247,9 @@ impl Quota {
                 let charge = Charge { hash, period, cost, request };
                 Ok(Some((charge, self.standing(used, period, x.now.unix))))
             }
+            // Of those who count together it is not remembered who may come again for nothing.
             Taken::Together(used, hash) => {
-                let charge = Charge { hash, period, cost, request };
+                let charge = Charge { hash, period, cost, request: None };
                 Ok(Some((charge, self.standing(used, period, x.now.unix))))
             }
             Taken::Full(_) => {

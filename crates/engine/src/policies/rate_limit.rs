@@ -340,8 +340,11 @@ impl Policy for RateLimitPolicy {
     fn cautions(&self, known: Known) -> Vec<Caution> {
         let limits = || self.written.iter().flat_map(|written| &written.limits);
         // One by the same key is refused.
-        let forestalled = limits().filter_map(|limit| {
-            let first = limits().find(|one| one.forestalls(limit) && !limit.forestalls(one))?;
+        let forestalled = limits().enumerate().filter_map(|(index, limit)| {
+            let (_, first) = limits().enumerate().find(|(other, one)| {
+                let is_first = !limit.forestalls(one) || *other < index;
+                *other != index && one.forestalls(limit) && is_first && !one.is_for_the_same(limit)
+            })?;
             let (name, first) = (&*limit.name, &*first.name);
             let what = format!(
                 "limit `{name}` is never reached, because `{first}` holds for all that it holds for and allows no more; remove it, or mend its numbers or \

@@ -8,9 +8,6 @@ use transept_model::value::{Node, Value};
 
 use super::super::key_of;
 
-/// The words of schemes that need them.
-const KEYED: [&str; 3] = ["apiKey", "basic", "hmac"];
-
 /// What the owners of such policies should know.
 pub(in crate::compile) fn keyless_schemes(attached: &Attached) -> Vec<Note> {
     let mut notes = Vec::new();
@@ -25,15 +22,25 @@ pub(in crate::compile) fn keyless_schemes(attached: &Attached) -> Vec<Note> {
             continue;
         }
         for scheme in schemes(&attachment.policy.spec) {
-            let Some(word) = KEYED.into_iter().find(|word| scheme.field(word).is_some()) else { continue };
-            let named = scheme.field("name").and_then(Value::text).unwrap_or(word);
+            let Some(need) = need(scheme) else { continue };
+            let named = scheme.field("name").and_then(Value::text).unwrap_or_default();
+            let effect = match need {
+                Need::Keys => format!("scheme `{named}` lets nobody in there"),
+                Need::Secret => {
+                    format!("scheme `{named}` needs one, so that the whole policy lets nothing through there")
+                }
+            };
             let what = format!(
-                "{kind} {namespace}/{name} has a Service as its parent, and is carried out by the proxies of callers, which get neither keys nor Secrets: scheme `{named}` \
-                 (`{word}`) lets nobody in there; ask for tokens (`jwt`), or for identities by an AuthorizationPolicy on the Service"
+                "{kind} {namespace}/{name} has a Service as its parent, and is carried out by the proxies of callers, which get neither keys nor Secrets: \
+                 {effect}; ask for tokens (`jwt`), or for identities by an AuthorizationPolicy on the Service"
             );
             let meta = &attachment.policy.meta;
             let at = Place::new(meta.at.file.clone(), scheme.at);
-            notes.push(Note { at, object: Some(meta.object_name()), what });
+            let note = Note { at, object: Some(meta.object_name()), what };
+            // A policy may be on several rules of a route.
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
         }
     }
     notes
@@ -44,4 +51,28 @@ fn schemes(spec: &Value) -> &[Value] {
         Some(Node::List(schemes)) => schemes,
         _ => &[],
     }
+}
+
+/// What a scheme needs that does not travel.
+enum Need {
+    Keys,
+    Secret,
+}
+
+fn need(scheme: &Value) -> Option<Need> {
+    let has = |path: &[&str]| path.iter().try_fold(scheme, |value, name| value.field(name)).is_some();
+    let of_secrets: [&[&str]; 8] = [
+        &["apiKey", "pepper"],
+        &["basic"],
+        &["hmac"],
+        &["signature"],
+        &["login"],
+        &["introspection", "clientSecret"],
+        &["jwt", "keys", "sharedSecret"],
+        &["jwt", "proofNonces"],
+    ];
+    if of_secrets.into_iter().any(has) {
+        return Some(Need::Secret);
+    }
+    (has(&["apiKey"]) || has(&["clientCertificate", "consumers"])).then_some(Need::Keys)
 }

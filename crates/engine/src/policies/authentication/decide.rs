@@ -160,17 +160,15 @@ impl AuthenticationPolicy {
                     if self.has_bad(&outcomes) {
                         break;
                     }
-                    for outcome in &outcomes {
-                        if let Some(Outcome::Unavailable(_, Some(Later { is_guess: true, .. }))) = outcome {
-                            self.note_failure(Counted::No, x);
-                        }
+                    if self.has_guess(&outcomes) {
+                        self.note_failure(Counted::No, x);
                     }
                     return self.let_in(principal, x);
                 }
             }
         }
         // Whoever shows credentials means them, also where none are required.
-        match self.ask_the_rest(outcomes, |_, _| true, x) {
+        match self.ask_the_rest(outcomes, |index, known| !self.is_known(index, known), x) {
             Ok(outcomes) => self.without_alternative(&outcomes, lacking, x),
             Err(call) => call,
         }
@@ -191,10 +189,31 @@ impl AuthenticationPolicy {
 
     /// Whether a token in the field that a scheme reads is known to one that reads it, or may be.
     fn stands(&self, index: usize, outcomes: &Outcomes) -> bool {
+        self.is_known(index, outcomes) || self.is_doubtful(index, outcomes)
+    }
+
+    /// Whether a token in the field that a scheme reads is known to one that reads it.
+    fn is_known(&self, index: usize, outcomes: &Outcomes) -> bool {
+        self.has_in_field(index, outcomes, |outcome| matches!(outcome, Outcome::Valid(_)))
+    }
+
+    /// Whether a token in the field that a scheme reads may be meant for one that reads it and cannot tell.
+    fn is_doubtful(&self, index: usize, outcomes: &Outcomes) -> bool {
+        self.has_in_field(index, outcomes, |outcome| matches!(outcome, Outcome::Unavailable(..)))
+    }
+
+    fn has_in_field(&self, index: usize, outcomes: &Outcomes, is_it: impl Fn(&Outcome) -> bool) -> bool {
         let field = |index: usize| self.schemes.get(index).and_then(|named| named.scheme.token_field());
-        outcomes.iter().enumerate().any(|(other, outcome)| {
-            field(other) == field(index) && matches!(outcome, Some(Outcome::Valid(_) | Outcome::Unavailable(..)))
-        })
+        let Some(own) = field(index) else { return false };
+        let mut here = outcomes.iter().enumerate().filter(|(other, _)| field(*other) == Some(own));
+        here.any(|(_, outcome)| outcome.as_ref().is_some_and(&is_it))
+    }
+
+    /// Whether a token that nobody knows looks like a guess, although nobody can tell yet.
+    fn has_guess(&self, outcomes: &Outcomes) -> bool {
+        let is_guess =
+            |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Unavailable(_, Some(later))) if later.is_guess);
+        outcomes.iter().enumerate().any(|(index, outcome)| is_guess(outcome) && !self.is_known(index, outcomes))
     }
 
     /// Whether what a scheme is shown can be meant for one of another kind.
@@ -234,11 +253,7 @@ impl AuthenticationPolicy {
         lacking: Option<(usize, &[Text])>,
         x: &mut Exchange<'_>,
     ) -> Verdict {
-        // A token that is no good for one scheme may be meant for another, which cannot tell.
-        let cannot_tell = |(index, outcome): (usize, &Option<Outcome>)| {
-            self.is_shared(index) && matches!(outcome, Some(Outcome::Unavailable(..)))
-        };
-        let is_doubtful = outcomes.iter().enumerate().any(cannot_tell);
+        // A token that is no good for one scheme may be meant for another that reads its field, and knows it or cannot tell.
         // One that was recognised and is over is not.
         let is_over = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Over(_)));
         let first = outcomes.iter().position(is_over);
@@ -250,7 +265,8 @@ impl AuthenticationPolicy {
                 _ => Counted::No,
             };
             match outcome {
-                Some(Outcome::Invalid(..)) if is_doubtful && self.is_shared(index) => {}
+                Some(Outcome::Invalid(..) | Outcome::Over(_)) if self.is_known(index, outcomes) => {}
+                Some(Outcome::Invalid(..)) if self.is_doubtful(index, outcomes) => {}
                 Some(Outcome::Invalid(why, _) | Outcome::Over(why)) => {
                     self.note_failure(counted, x);
                     let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
