@@ -248,6 +248,40 @@ fn a_service_without_endpoints_in_the_files_is_that_of_instances_that_register()
 }
 
 #[test]
+fn beside_a_workload_there_are_no_keys() {
+    // Format: brand, environment, 130 random bits and a checksum; this one is in the cases, too.
+    let key = "X-API-Key: tr_test_ExampleKeyForTheCases1_0SZ3Ym";
+    let guarded = format!(
+        "{MESH}---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: calls}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: cart}}]
+  rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]
+---
+apiVersion: transept.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {{name: known}}
+spec: {{targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: calls}}, {{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}}], schemes: [{{name: key, apiKey: {{}}}}]}}
+---
+{{apiVersion: transept.dev/v1alpha1, kind: Consumer, metadata: {{name: mobile}}, spec: {{}}}}
+---
+{{apiVersion: transept.dev/v1alpha1, kind: ApiKey, metadata: {{name: mobile-1}}, spec: {{consumer: mobile,
+  hash: 'sha256:3dd2cee603758167246661abbb5d9937c4346264e1e8525e5b641edeb89645b7'}}}}
+"
+    );
+    for (arguments, status) in
+        [(&["http://localhost:8080/"][..], "relay      200"), (&["http://cart/", "--at", "web"], "relay      401")]
+    {
+        let mut all = vec!["explain", "GET", "-f", "-", "-H", key];
+        all.extend_from_slice(arguments);
+        let (code, out, err) = feed(&all, &guarded);
+        assert!(code == Some(0) && out.contains(status), "{out}{err}");
+    }
+}
+
+#[test]
 fn keys_of_a_file_that_is_not_there_are_not_none() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let file = directory.path().join("keys.yaml");

@@ -113,6 +113,17 @@ macro_rules! finders {
 }
 
 impl World {
+    /// What the proxy of a workload has of it: Secrets, keys and whose they are do not travel there.
+    pub fn of_workloads(self) -> World {
+        World {
+            secrets: Store::default(),
+            consumers: Store::default(),
+            api_keys: Store::default(),
+            kept_pairs: HashMap::new(),
+            ..self
+        }
+    }
+
     lists! {
         /// All Services.
         services: ServiceSpec;

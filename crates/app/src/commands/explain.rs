@@ -207,7 +207,7 @@ fn explain_running(snapshot: &Snapshot, ask: &mut Ask, admin: &str) -> Result<Ex
 fn beside(service: &str, texts: &[SourceText], args: &Args) -> Result<Arc<Snapshot>, String> {
     let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
     // What is wrong with the objects has been said already.
-    let world = transept_model::Loader::new(MODEL_KINDS).load(texts).world;
+    let world = transept_model::Loader::new(MODEL_KINDS).load(texts).world.of_workloads();
     let attached = attach(&world, &Surroundings { locale: args.locale(), ..Surroundings::default() });
     let station = match Station::beside(&world, namespace, name) {
         Some(station) => station,

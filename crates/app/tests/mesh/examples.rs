@@ -101,7 +101,10 @@ async fn the_mesh_of_the_first_page_starts_with_its_two_commands() {
         .expect("it starts");
     let listens = || async { tokio::net::TcpStream::connect(plane).await.is_ok() };
     until(listens, |listens| *listens).await;
-    let sidecar = shell(&format!("exec env {}", sidecar.replace("8080", &program.to_string())), directory.path())
+    // The token is made by the state of the control plane; the sidecar has one of its own.
+    let own = directory.path().join("sidecar");
+    let sidecar = sidecar.replace("8080", &program.to_string());
+    let sidecar = shell(&format!("exec env 'TRANSEPT_STATE={}' {sidecar}", own.display()), directory.path())
         .env("TRANSEPT_CONTROL", plane.to_string())
         .env("TRANSEPT_LISTEN", tunnels.to_string())
         .env("TRANSEPT_STATE", &state)
