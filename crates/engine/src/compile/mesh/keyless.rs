@@ -27,11 +27,11 @@ pub(in crate::compile) fn keyless_schemes(attached: &Attached) -> Vec<Note> {
             let effect = match need {
                 Need::Keys => format!("scheme `{named}` lets nobody in there"),
                 Need::Secret => {
-                    format!("scheme `{named}` needs one, so that the whole policy lets nothing through there")
+                    format!("scheme `{named}` needs some, so that the whole policy lets nothing through there")
                 }
             };
             let what = format!(
-                "{kind} {namespace}/{name} has a Service as its parent, and is carried out by the proxies of callers, which get neither keys nor Secrets: \
+                "{kind} {namespace}/{name} has a Service as its parent, and is carried out by the proxies of callers, which get neither keys nor Consumers nor Secrets: \
                  {effect}; ask for tokens (`jwt`), or for identities by an AuthorizationPolicy on the Service"
             );
             let meta = &attachment.policy.meta;
@@ -61,7 +61,8 @@ enum Need {
 
 fn need(scheme: &Value) -> Option<Need> {
     let has = |path: &[&str]| path.iter().try_fold(scheme, |value, name| value.field(name)).is_some();
-    let of_secrets: [&[&str]; 8] = [
+    let of_secrets: [&[&str]; 9] = [
+        &["clientCertificate", "consumers"],
         &["apiKey", "pepper"],
         &["basic"],
         &["hmac"],
@@ -74,5 +75,5 @@ fn need(scheme: &Value) -> Option<Need> {
     if of_secrets.into_iter().any(has) {
         return Some(Need::Secret);
     }
-    (has(&["apiKey"]) || has(&["clientCertificate", "consumers"])).then_some(Need::Keys)
+    has(&["apiKey"]).then_some(Need::Keys)
 }

@@ -12,6 +12,7 @@ use transept_model::schema::Text;
 use transept_wire::head::{FieldId, FieldName, Request};
 
 use super::failures::Hold;
+use super::requirement::Alternative;
 use super::scheme::{Fault, Later, Proof};
 use super::{Anonymous, AuthenticationPolicy, Credentials};
 use crate::exchange::Exchange;
@@ -177,9 +178,14 @@ impl AuthenticationPolicy {
     /// Whether something that was shown is no good for anybody. A token that may be meant for several schemes is so when none of those that read its field
     /// knows it, and each can tell.
     fn has_bad(&self, outcomes: &Outcomes) -> bool {
-        let is_bad = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Invalid(..) | Outcome::Over(_)));
-        let mut bad = outcomes.iter().enumerate().filter(|(_, outcome)| is_bad(outcome)).map(|(index, _)| index);
-        bad.any(|index| self.is_meant_for(index) || (self.is_shared(index) && !self.stands(index, outcomes)))
+        outcomes.iter().enumerate().any(|(index, outcome)| {
+            let is_excused = match outcome {
+                Some(Outcome::Over(_)) => self.is_known(index, outcomes),
+                Some(Outcome::Invalid(..)) => self.stands(index, outcomes),
+                _ => true,
+            };
+            !is_excused && (self.is_meant_for(index) || self.is_shared(index))
+        })
     }
 
     /// Whether what a scheme is shown is still to be judged, beside a credential that is good: not a token that another scheme that reads its field knows.
@@ -205,8 +211,15 @@ impl AuthenticationPolicy {
     fn has_in_field(&self, index: usize, outcomes: &Outcomes, is_it: impl Fn(&Outcome) -> bool) -> bool {
         let field = |index: usize| self.schemes.get(index).and_then(|named| named.scheme.token_field());
         let Some(own) = field(index) else { return false };
-        let mut here = outcomes.iter().enumerate().filter(|(other, _)| field(*other) == Some(own));
-        here.any(|(_, outcome)| outcome.as_ref().is_some_and(&is_it))
+        let here = outcomes.iter().enumerate().filter(|(other, _)| field(*other) == Some(own));
+        let mut standing = here.filter(|(other, _)| self.is_enough_without(*other, index));
+        standing.any(|(_, outcome)| outcome.as_ref().is_some_and(&is_it))
+    }
+
+    /// Whether a token that one scheme knows need not be known to the other: not where the two are asked for together, and never apart.
+    fn is_enough_without(&self, one: usize, other: usize) -> bool {
+        let needs = |alternative: &Alternative, index: usize| alternative.needs.iter().any(|need| need.scheme == index);
+        one == other || self.alternatives.iter().any(|all| needs(all, one) && !needs(all, other))
     }
 
     /// Whether a token that nobody knows looks like a guess, although nobody can tell yet.
@@ -272,14 +285,19 @@ impl AuthenticationPolicy {
                     let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
                     return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing });
                 }
-                Some(Outcome::Unavailable(why, later)) => {
-                    if later.is_some_and(|later| later.is_guess) {
-                        self.note_failure(Counted::No, x);
-                    }
-                    return self.unavailable(index, why, *later);
-                }
                 _ => {}
             }
+        }
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let Some(Outcome::Unavailable(why, later)) = outcome else { continue };
+            let is_known = self.is_known(index, outcomes);
+            if is_known && self.anonymous == Anonymous::Allowed {
+                continue;
+            }
+            if !is_known && later.is_some_and(|later| later.is_guess) {
+                self.note_failure(Counted::No, x);
+            }
+            return self.unavailable(index, why, *later);
         }
         let known = (0..outcomes.len()).find_map(|index| valid(outcomes, index));
         match (self.anonymous, known, lacking) {
