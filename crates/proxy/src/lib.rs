@@ -82,7 +82,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use transept_engine::document::{DocumentState, Documents};
 use transept_engine::limit::book::{BOOK, Book};
-use transept_engine::limit::inquiry::answer;
+use transept_engine::limit::inquiry::{self, Asking};
 use transept_engine::limit::store::{STORES, Stores};
 use transept_engine::login::ended::{ENDED, Ended};
 use transept_engine::services::{SERVICES, ServiceStanding, Services};
@@ -101,6 +101,9 @@ use worker::{Command, Duty, Shared};
 
 /// How long the last spans are waited for when a proxy ends.
 const LAST_SPANS: Duration = Duration::from_secs(2);
+
+/// How long stores are waited for that somebody asks how much is left of limits: less than whoever asks waits.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// How a proxy runs, whatever its configuration says.
 #[derive(Clone, Debug, Default)]
@@ -352,9 +355,17 @@ impl Proxy {
         documents.all().iter().map(|document| document.describe(now)).collect()
     }
 
-    /// How much is left of limits that somebody asks about, an answer for each ([`transept_engine::limit::inquiry::answer`]).
-    pub fn limits(&self, questions: &serde_json::Value) -> serde_json::Value {
-        answer(&self.shared.snapshot.load().keep, questions, self.shared.origin.elapsed())
+    /// How much is left of limits that somebody asks about, an answer for each ([`transept_engine::limit::inquiry::ask`]). Stores that have not
+    /// answered after [`LONGEST_LOOK`] are not waited for.
+    pub async fn limits(&self, questions: &serde_json::Value) -> serde_json::Value {
+        let begin = tokio::time::Instant::now();
+        let mut asked = inquiry::ask(&self.shared.snapshot.load().keep, questions, self.shared.origin.elapsed());
+        for wait in asked.iter_mut().filter_map(Asking::wait) {
+            // Without an answer in time the question says so itself.
+            let _ = tokio::time::timeout_at(begin + wait.timeout.min(LONGEST_LOOK), wait.until).await;
+        }
+        let now = self.shared.origin.elapsed();
+        asked.into_iter().map(|one| one.answer(now)).collect()
     }
 
     /// The backends that have no endpoint at all, by label. Beside a program those belong to them that nothing is known of until it calls.

@@ -34,7 +34,7 @@ const AT_ONCE: usize = 256;
 /// What the server computes. `KEYS[1]` is the bucket, kept as the moment when it is full, in microseconds of the server's clock, the time in
 /// which it fills, and when that was: one that fills in another time now has the same share in it, and where the clock was set back it takes no longer than
 /// before until it is full. The arguments are the time of one token, the size of the bucket,
-/// how many tokens are wanted, and how many it must be at least; -1 takes what is wanted in any case. Gives what was granted, how long to wait,
+/// how many tokens are wanted, and how many it must be at least; -1 takes what is wanted in any case. To want none is only to look. Gives what was granted, how long to wait,
 /// what is left, and when it is full; nothing where the key holds what is no bucket. Nobody owes more than what ten years pay: the
 /// server takes no numbers without end.
 const SCRIPT: &str = "\
@@ -61,6 +61,7 @@ if kept then
   full = math.min(full, latest)
 end
 local room = math.floor((now + fills - full) / interval + 0.000001)
+if want == 0 then return {0, 0, room, math.ceil(full - now)} end
 local granted = want
 if least >= 0 then granted = math.min(want, room) end
 if least >= 0 and granted < least then

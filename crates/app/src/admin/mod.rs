@@ -53,7 +53,7 @@ pub(crate) trait Subject: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Option<Value>> + Send;
 
     /// How much is left of limits that somebody asks about, where there are any.
-    fn limits(&self, questions: &Value) -> Option<Value>;
+    fn limits(&self, questions: &Value) -> impl Future<Output = Option<Value>> + Send;
 }
 
 /// Where the admin server is, if nobody says otherwise.
@@ -237,7 +237,7 @@ async fn respond<S: Subject>(request: Request<Incoming>, subject: &S, names: &[S
 async fn limits<S: Subject>(body: Incoming, subject: &S) -> Response<Full<Bytes>> {
     let questions = Limited::new(body, QUESTIONS).collect().await.ok();
     match questions.and_then(|questions| serde_json::from_slice(&questions.to_bytes()).ok()) {
-        Some(questions) => match subject.limits(&questions) {
+        Some(questions) => match subject.limits(&questions).await {
             Some(answers) => page(StatusCode::OK, JSON, format!("{answers}\n")),
             None => page(StatusCode::NOT_FOUND, TEXT, S::INDEX.to_owned()),
         },

@@ -340,7 +340,7 @@ impl Subject for Watched {
         None
     }
 
-    fn limits(&self, _: &Value) -> Option<Value> {
+    async fn limits(&self, _: &Value) -> Option<Value> {
         None
     }
 }

@@ -252,8 +252,8 @@ impl Subject for Standing {
         out
     }
 
-    fn limits(&self, questions: &Value) -> Option<Value> {
-        Some(self.proxy.limits(questions))
+    async fn limits(&self, questions: &Value) -> Option<Value> {
+        Some(self.proxy.limits(questions).await)
     }
 }
 

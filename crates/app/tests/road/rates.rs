@@ -90,7 +90,7 @@ async fn what_a_response_costs_is_taken_when_it_is_there() {
 }
 
 /// What an explanation says of the limits of the gateway that runs.
-fn explain(gateway: &Gateway, admin: Option<SocketAddr>, fields: &[&str]) -> (Option<i32>, String) {
+pub(super) fn explain(gateway: &Gateway, admin: Option<SocketAddr>, fields: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_transept"));
     command.args(["explain", "GET", &format!("http://{}/", gateway.address), "-f"]).arg(gateway.file());
     command.args(fields.iter().flat_map(|field| ["-H", field]));

@@ -15,6 +15,7 @@ use transept_testkit::certificates::{Authority, KeyKind, Usage};
 use transept_testkit::launch::unused_port;
 use transept_testkit::parts::lacks;
 
+use crate::rates::explain;
 use crate::stage::{Answering, Ask, Backend, Caller, Down, Gateway, Setup, Up, soon};
 
 const PASSWORD: &str = "planted-password-7391";
@@ -187,6 +188,44 @@ async fn gateways_together_keep_a_limit() {
         for gateway in [&one, &other] {
             keeps_quiet(gateway, PASSWORD).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_asks_the_store_through_a_gateway_and_takes_nothing() {
+    for program in installed().await {
+        let redis = Redis::start(program, unused_port()).await;
+        // Of nine none is taken ahead.
+        let (one, _one_answers) = gateway(redis.port, 9, "Local").await;
+        let (other, _other_answers) = gateway(redis.port, 9, "Deny").await;
+        let says = |gateway: &Gateway, told: &str| {
+            for _ in 0..3 {
+                let (code, text) = explain(gateway, Some(gateway.running.admin()), &[]);
+                assert!(
+                    code == Some(0) && text.contains(&format!("in the gateway that runs: {told}")),
+                    "{told}: {text}"
+                );
+                assert!(!text.contains(PASSWORD), "{text}");
+            }
+        };
+        says(&one, "its store says: 9 of 9 left\n");
+        for gateway in [&one, &other, &one, &other] {
+            assert_eq!(status(gateway).await, 200);
+        }
+        says(&one, "its store says: 5 of 9 left, as at first in ");
+        says(&other, "its store says: 5 of 9 left, as at first in ");
+        until(&one, 429).await;
+        says(&other, "its store says: 0 of 9 left, room for this request in ");
+        let keys = "local key = redis.call('KEYS', '*')[1] redis.call('SET', key, 'junk') return 1";
+        assert_eq!(redis.number(2, keys).await, 1);
+        says(&one, "its store says nothing of this key, so that it counts by itself: 9 of 9 left\n");
+        says(&other, "its store says nothing of this key, so that requests are refused with 503\n");
+        redis.kill().await;
+        for gateway in [&one, &other] {
+            gateway.status_when(|status| status["stores"][0]["state"] == "away").await;
+        }
+        says(&one, "its store does not answer, so that it counts by itself: 9 of 9 left\n");
+        says(&other, "its store does not answer, so that requests are refused with 503\n");
     }
 }
 

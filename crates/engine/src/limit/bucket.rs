@@ -130,6 +130,11 @@ impl Bucket {
         u64::try_from(share).unwrap_or(u64::MAX)
     }
 
+    /// A cell that is full after this time.
+    pub(crate) fn full_in(time: Duration, now: u64) -> Cell {
+        write(moment(now.saturating_add(super::nanoseconds(time))))
+    }
+
     /// A cell with this share missing.
     pub(crate) fn with_share(&self, share: u64, now: u64) -> Cell {
         write(moment(now) + (u128::from(share) * u128::from(self.whole())).div_ceil(u128::from(WHOLE)))

@@ -54,7 +54,7 @@ pub(crate) struct Limit {
     pub(crate) partition: Option<Partition>,
     pub(crate) table: Arc<Table>,
     /// How it is shared with other proxies, if it is.
-    pub(crate) shared: Option<Shared>,
+    pub(crate) shared: Option<Arc<Shared>>,
     /// The policy that it belongs to: `RateLimitPolicy shop/burst`.
     pub(crate) policy: Box<str>,
 }
@@ -187,7 +187,7 @@ fn draw_all<'l>(
             (one.drawn, one.spared) = (Some((shared.standing(hash, now), None)), true);
         } else if let Some(shared) = &limit.shared {
             let waited = waited_of(x);
-            match shared.draw(limit, hash, &key, one.cost, now, waited.filter(|waited| waited.concerns(index))) {
+            match shared.draw(hash, &key, one.cost, now, waited.filter(|waited| waited.concerns(index))) {
                 Draw::Taken(standing) => {
                     one.drawn = Some((standing, None));
                     one.name = limit.costs.has_more().then(|| StoreName::of(&key));
@@ -363,7 +363,7 @@ impl Limit {
                 touch.charged = 0;
             }
             if let (Some(name), true) = (touch.name, debit > 0) {
-                shared.debit(self, touch.hash, name, debit);
+                shared.debit(touch.hash, name, debit);
                 touch.standing.left = touch.standing.left.saturating_sub(i64::from(debit));
             }
             return;
@@ -385,7 +385,7 @@ impl Limit {
     /// Takes what the bodies of an exchange have cost, whether it is there or not.
     pub(crate) fn debit(&self, hash: u64, at_store: Option<StoreName>, cost: u32, now: Now) {
         if let (Some(shared), Some(name)) = (&self.shared, at_store) {
-            shared.debit(self, hash, name, cost);
+            shared.debit(hash, name, cost);
             return;
         }
         let now = nanoseconds(now.monotonic);
@@ -413,12 +413,13 @@ impl Limit {
         let line = self.describe(touch, x);
         x.tell(|| line);
         let mut key = KeyBytes::new();
-        // What is left of a shared limit is in its store.
-        if self.shared.is_none()
-            && let Found::Whole = self.key.write(x, &mut key)
-        {
+        if let Found::Whole = self.key.write(x, &mut key) {
             let name = format!("{} {}", self.policy, super::kept_as(&self.label.name));
-            x.inquire(|| Inquiry::new(name, &key, Asked::Rate(self.terms.algorithm, touch.cost)));
+            let asked = match &self.shared {
+                Some(shared) => Asked::Shared(shared.bucket, touch.cost, shared.unavailable),
+                None => Asked::Rate(self.terms.algorithm, touch.cost),
+            };
+            x.inquire(|| Inquiry::new(name, &key, asked));
         }
     }
 
@@ -445,7 +446,7 @@ impl Limit {
         let name = &self.label.name;
         if self.shared.is_some() && !touch.is_shared {
             return format!(
-                "limit {name} of {policy}, shared token bucket of {capacity}, by {key}: what is left only its store knows, which is not asked here"
+                "limit {name} of {policy}, shared token bucket of {capacity}, by {key}: what is left only its store knows"
             );
         }
         format!(

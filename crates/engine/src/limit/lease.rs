@@ -282,6 +282,11 @@ impl Leases {
         self.shard(hash).get(&hash).copied().unwrap_or_default().standing(now)
     }
 
+    /// Tokens of a key that are there and good.
+    pub(crate) fn ahead(&self, hash: u64, now: u64) -> u32 {
+        self.shard(hash).get(&hash).filter(|lease| lease.until > now).map_or(0, |lease| lease.tokens)
+    }
+
     /// Whether what was ordered for a ticket is still to come. Not when the key was forgotten meanwhile.
     pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
         let shard = self.shard(ticket.hash);

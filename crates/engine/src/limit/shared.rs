@@ -1,10 +1,10 @@
 //! A limit that several proxies share through a store: the spec of the store, and drawing on it.
 //!
-//! The counting is the store's, as a token bucket; what is here are the tokens taken in advance (`lease.rs`), the orders for more, and what
-//! becomes of requests while the store does not answer.
+//! The counting is the store's, as a token bucket; what is here are the tokens taken in advance (`lease.rs`), the orders for more, what
+//! becomes of requests while the store does not answer, and the question how a key stands (`inquiry.rs` asks it).
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -15,7 +15,6 @@ use transept_model::value::Value;
 use transept_model::{choice, object};
 
 use super::bucket::Bucket;
-use super::charge::Limit;
 use super::lease::{Drawn, Leases, Ticket};
 use super::store::{Order, STORES, Store, StoreAddress, Stores};
 use super::{Algorithm, Standing};
@@ -136,12 +135,34 @@ impl StoreSpec {
 }
 
 /// How a limit is shared.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) unavailable: StoreUnavailable,
     pub(crate) bucket: Bucket,
+    /// What the store calls its keys, up to the key: `transept:RateLimitPolicy:shop/burst:all:`.
+    prefix: Box<str>,
+    /// Held so that it is found by its name.
+    _sharings: Arc<Sharings>,
+}
+
+/// How a limit is shared by the configurations that there are; the newest is the last. Kept under the name of the limit, for who asks about it.
+#[derive(Debug, Default)]
+pub(crate) struct Sharings(Mutex<Vec<Weak<Shared>>>);
+
+impl Sharings {
+    fn add(&self, shared: &Arc<Shared>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Arc::downgrade(shared));
+    }
+
+    /// As the newest configuration has it.
+    pub(crate) fn newest(&self) -> Option<Arc<Shared>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().rev().find_map(Weak::upgrade)
+    }
 }
 
 /// What a store calls a key: a hash that is the same at all proxies.
@@ -214,15 +235,7 @@ pub(crate) enum Draw {
 impl Shared {
     /// Draws tokens for a request. One that has waited for as long as it may does not wait again: its store is away, or others were served before it for
     /// all of that time.
-    pub(crate) fn draw(
-        &self,
-        limit: &Limit,
-        hash: u64,
-        key: &[u8],
-        cost: u32,
-        now: u64,
-        waited: Option<Waited>,
-    ) -> Draw {
+    pub(crate) fn draw(&self, hash: u64, key: &[u8], cost: u32, now: u64, waited: Option<Waited>) -> Draw {
         if cost == 0 {
             return Draw::Uncounted;
         }
@@ -238,7 +251,7 @@ impl Shared {
         match self.leases.draw(hash, cost, now, ticket) {
             Drawn::Taken(standing, more) => {
                 if let Some(want) = more {
-                    self.order(limit, hash, StoreName::of(key), want, Some(1));
+                    self.order(&self.leases, hash, StoreName::of(key), want, Some(1));
                 }
                 Draw::Taken(standing)
             }
@@ -249,7 +262,7 @@ impl Shared {
             Drawn::Silent => self.without_store(),
             Drawn::None(want, ticket) => {
                 if let Some(want) = want {
-                    self.order(limit, hash, StoreName::of(key), want, Some(cost));
+                    self.order(&self.leases, hash, StoreName::of(key), want, Some(cost));
                 }
                 let timeout = self.store.address.timeout * 2;
                 let until = self.store.answered(&self.leases, ticket);
@@ -289,14 +302,33 @@ impl Shared {
     }
 
     /// Takes what a response has cost, whether it is there or not.
-    pub(crate) fn debit(&self, limit: &Limit, hash: u64, name: StoreName, cost: u32) {
+    pub(crate) fn debit(&self, hash: u64, name: StoreName, cost: u32) {
         if !self.store.is_down() {
-            self.order(limit, hash, name, cost, None);
+            self.order(&self.leases, hash, name, cost, None);
         }
     }
 
-    fn order(&self, limit: &Limit, hash: u64, name: StoreName, want: u32, least: Option<u32>) {
-        let mut key = format!("transept:{}:{}:", limit.policy, limit.label.name).replace(' ', ":");
+    /// Asks the store how a key stands, which takes nothing of it. The answer is at the leases that come back: where the store has answered
+    /// they have run out.
+    pub(crate) fn look(&self, hash: u64, key: &[u8], now: u64) -> (Arc<Leases>, Wait) {
+        let leases = Arc::new(Leases::new(self.bucket.burst, 1));
+        let ticket = match leases.draw(hash, 1, now, None) {
+            Drawn::None(_, ticket) => Some(ticket),
+            _ => None,
+        };
+        let timeout = self.store.address.timeout * 2;
+        let until = match ticket {
+            Some(ticket) if !self.store.is_down() => {
+                self.order(&leases, hash, StoreName::of(key), 0, Some(0));
+                self.store.answered(&leases, ticket)
+            }
+            _ => Box::pin(std::future::ready(())),
+        };
+        (leases, Wait { what: "what a store knows of a limit", until, timeout })
+    }
+
+    fn order(&self, leases: &Arc<Leases>, hash: u64, name: StoreName, want: u32, least: Option<u32>) {
+        let mut key = String::from(&*self.prefix);
         for byte in name.0 {
             key.push_str(&format!("{byte:02x}"));
         }
@@ -306,31 +338,42 @@ impl Shared {
             burst: self.bucket.burst,
             want,
             least,
-            leases: Arc::clone(&self.leases),
+            leases: Arc::clone(leases),
             hash,
             is_open: AtomicBool::new(least.is_some()),
         });
     }
 }
 
-/// Shares a limit through a store. Only a token bucket that counts attempts can be.
+/// Shares a limit through a store. Only a token bucket that counts attempts can be. `name` is the one of the limit.
 pub(crate) fn share(
     store: &Arc<Store>,
     spec: &StoreSpec,
     algorithm: &Algorithm,
-    (part, keys): (&str, usize),
+    (name, keys): (&str, usize),
     cx: &CompileCx<'_>,
-) -> Option<Shared> {
+) -> Option<Arc<Shared>> {
     let Algorithm::Bucket(bucket) = algorithm else {
         return None;
     };
     let burst = bucket.burst;
     // What another store has said, or the same about a bucket that fills in another time, is of no use.
     let interval = bucket.interval().as_nanos();
-    let leases = cx.keep(&format!("leases of {part} {burst} {interval} {keys} {:p}", Arc::as_ptr(store)), || {
+    let leases = cx.keep(&format!("leases of {name} {burst} {interval} {keys} {:p}", Arc::as_ptr(store)), || {
         Leases::new(burst, keys)
     });
-    Some(Shared { store: Arc::clone(store), leases, unavailable: spec.on_unavailable, bucket: *bucket })
+    let sharings = cx.keep(&super::kept_as(name), Sharings::default);
+    let policy = format!("{}:{}/{}", cx.name.kind, cx.name.namespace, cx.name.name);
+    let shared = Arc::new(Shared {
+        store: Arc::clone(store),
+        leases,
+        unavailable: spec.on_unavailable,
+        bucket: *bucket,
+        prefix: format!("transept:{policy}:{name}:").replace(' ', ":").into(),
+        _sharings: Arc::clone(&sharings),
+    });
+    sharings.add(&shared);
+    Some(shared)
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ pub struct Order {
     pub interval: f64,
     /// Tokens in a full bucket.
     pub burst: u32,
-    /// How many are wanted.
+    /// How many are wanted; none, to see how many there are.
     pub want: u32,
     /// How many it must be at least; none takes all that are wanted in any case, and leaves less than nothing if it must.
     pub least: Option<u32>,

@@ -102,6 +102,11 @@ impl Table {
         *self.seed.get_or_init(|| random)
     }
 
+    /// The hash of a key. None before there was a request.
+    pub(crate) fn hash_of(&self, key: &[u8]) -> Option<u64> {
+        self.seed.get().map(|seed| super::key::hash(*seed, key))
+    }
+
     /// Locks the shard of a key. Several keys at once are locked in the order of their tables' addresses.
     pub(crate) fn hold(&self, hash: u64, terms: &Terms, now: u64) -> Held<'_> {
         let hash = hash.max(1);
@@ -114,8 +119,8 @@ impl Table {
     /// What is remembered of a key and how it is counted, for who changes nothing. Where nothing is remembered yet, it is counted as it would be.
     pub(crate) fn look(&self, key: &[u8], now: u64) -> Option<(Cell, Algorithm)> {
         let newest = (*self.terms.lock().unwrap_or_else(PoisonError::into_inner))?.algorithm;
-        let Some(seed) = self.seed.get() else { return Some((Cell::default(), newest)) };
-        let hash = super::key::hash(*seed, key).max(1);
+        let Some(hash) = self.hash_of(key) else { return Some((Cell::default(), newest)) };
+        let hash = hash.max(1);
         let shard = self.shard(hash);
         let cell = shard.groups.len().checked_sub(1).and_then(|mask| {
             let group = &shard.groups[hash as usize & mask];

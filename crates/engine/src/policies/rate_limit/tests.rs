@@ -323,7 +323,7 @@ fn shared(unavailable: &str, more: &str) -> RateLimitPolicy {
 #[test]
 fn a_shared_limit_waits_for_tokens_and_counts_what_is_granted() {
     let policy = shared("Deny", ", responseCostExpression: '2'");
-    let crate::limit::shared::Shared { store, leases, .. } = policy.limits[0].shared.as_ref().expect("shared");
+    let crate::limit::shared::Shared { store, leases, .. } = policy.limits[0].shared.as_deref().expect("shared");
     store.note_health(true);
     let mut request = Request::build("GET", "http", "a.test", "/").expect("a request");
     let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
