@@ -38,12 +38,14 @@ mod client_certificate;
 mod consumer;
 mod content;
 mod decide;
+mod exhibits;
 mod failures;
 mod flights;
 mod forward;
 mod gate;
 mod hmac;
 mod introspection;
+mod judgement;
 mod jwt;
 mod login;
 mod nonces;
@@ -174,6 +176,9 @@ impl Policy for AuthenticationPolicy {
         if schemes.len() < spec.schemes.len() {
             return None;
         }
+        // A key is shown to no scheme that may ask somebody about it.
+        let of_keys: Vec<FieldName> = schemes.iter().flat_map(|named| named.scheme.key_fields()).collect();
+        schemes.iter_mut().for_each(|named| named.scheme.leave_keys(&of_keys));
         let (alternatives, without) = requirement::compile(spec);
         Some(AuthenticationPolicy {
             schemes,
@@ -245,7 +250,8 @@ impl Policy for AuthenticationPolicy {
         let proof = named.scheme.resume(x, between, result);
         let counted = match (&proof, hold) {
             (_, None) => Counted::No,
-            (Proof::Invalid(_) | Proof::Over(_) | Proof::Refused(_), Some(_)) => Counted::Yes,
+            (Proof::Invalid(_), Some(hold)) => Counted::Ahead(Arc::new(hold)),
+            (Proof::Over(_) | Proof::Refused(_), Some(_)) => Counted::Yes,
             (_, Some(hold)) => {
                 self.failures.release(&hold, x.client, x.now.monotonic);
                 Counted::No

@@ -31,7 +31,7 @@ pub(crate) struct Shown {
 
 /// The parameters in the value of an `Authorization` field that is in this form; none in one that is in another.
 pub(crate) fn parameters(value: &[u8]) -> Option<&[u8]> {
-    let (word, rest) = value.split_at(value.iter().position(|byte| *byte == b' ')?);
+    let (word, rest) = value.split_at(value.iter().position(|byte| matches!(byte, b' ' | b'\t'))?);
     // The drafts say `Signature`, and products that came after them `hmac`.
     (word.eq_ignore_ascii_case(b"hmac") || word.eq_ignore_ascii_case(b"signature")).then(|| rest.trim_ascii())
 }

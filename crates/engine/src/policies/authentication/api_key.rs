@@ -17,7 +17,8 @@ use transept_wire::head::{FieldId, FieldName, Fields, Request};
 
 use super::super::CompileCx;
 use super::consumer::principal;
-use super::scheme::{Fault, Proof, Scheme, challenge};
+use super::exhibits::Exhibit;
+use super::scheme::{Fault, Proof, Scheme, after_word, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::Exchange;
 use crate::key::{self, LastUse, LastUses, NoKey};
@@ -110,6 +111,26 @@ impl Scheme for ApiKeyScheme {
         !matches!(self.find(x.request), Sought::None)
     }
 
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        for (line, (name, value)) in x.request.fields.iter().enumerate() {
+            let is_bearer =
+                self.bearer == Bearer::Read && name.id == FieldId::AUTHORIZATION && bearer_key(value).is_some();
+            if is_bearer || name.is(&self.header) {
+                add(Exhibit::Line(line));
+            }
+        }
+        if let (Some(name), Some(query)) = (&self.query, x.request.query())
+            && parameters(query).any(|(key, _)| is_named(key, name))
+        {
+            add(Exhibit::Parameter(name));
+        }
+    }
+
+    fn key_fields(&self) -> Vec<FieldName> {
+        let bearer = (self.bearer == Bearer::Read).then(|| FieldName::known(FieldId::AUTHORIZATION));
+        bearer.into_iter().chain([self.header.clone()]).collect()
+    }
+
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
         let text = match self.find(x.request) {
             Sought::None => return Proof::Absent,
@@ -141,9 +162,7 @@ impl Scheme for ApiKeyScheme {
     fn strip(&self, request: &mut Request) {
         request.fields.remove(&self.header);
         if self.bearer == Bearer::Read && bearer_keys(&request.fields).next().is_some() {
-            request.fields.retain(|name, value| {
-                name.id != FieldId::AUTHORIZATION || bearer_token(value).is_none_or(|token| !is_alike(token))
-            });
+            request.fields.retain(|name, value| name.id != FieldId::AUTHORIZATION || bearer_key(value).is_none());
         }
         if let Some(name) = &self.query
             && let Some(rest) = without_parameter(request.query().unwrap_or_default(), name)
@@ -270,13 +289,16 @@ fn known_keys(scheme: &Text, uses: &LastUses, cx: &CompileCx<'_>) -> HashMap<[u8
 
 /// The token of `Bearer TOKEN` (RFC 6750 section 2.1).
 pub(super) fn bearer_token(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+    after_word(value, "bearer")
 }
 
-/// Bearer tokens that are spelled like keys. Others belong to other schemes.
+/// One that is spelled like a key. Others belong to other schemes.
+fn bearer_key(value: &[u8]) -> Option<&[u8]> {
+    bearer_token(value).filter(|token| is_alike(token))
+}
+
 fn bearer_keys(fields: &Fields) -> impl Iterator<Item = &[u8]> {
-    fields.all(FieldId::AUTHORIZATION).filter_map(bearer_token).filter(|token| is_alike(token))
+    fields.all(FieldId::AUTHORIZATION).filter_map(bearer_key)
 }
 
 pub(super) fn is_alike(token: &[u8]) -> bool {
@@ -291,6 +313,7 @@ mod tests {
     fn a_bearer_token_is_taken_apart() {
         assert_eq!(bearer_token(b"Bearer  x "), Some(&b"x"[..]));
         assert_eq!(bearer_token(b"bearer x"), Some(&b"x"[..]));
+        assert_eq!(bearer_token(b"Bearer\tx"), Some(&b"x"[..]));
         for other in [&b"Basic x"[..], b"Bearer", b"", b"Bearerx y"] {
             assert_eq!(bearer_token(other), None);
         }

@@ -18,9 +18,10 @@ use transept_model::schema::{Labels, Rule, Text};
 use transept_wire::head::{FieldId, Request};
 
 use super::super::CompileCx;
+use super::exhibits::Exhibit;
 use super::flights::{Flight, Flights};
 use super::gate::Gate;
-use super::scheme::{Fault, Proof, Scheme};
+use super::scheme::{Fault, Proof, Scheme, after_word};
 use super::secret::SecretEntry;
 use crate::base64;
 use crate::callout::{Callout, CalloutResult, Computation, Wait};
@@ -92,16 +93,23 @@ struct User {
     principal: Arc<Principal>,
 }
 
-/// Passwords that were good: until when, in monotonic time.
+/// What was found of passwords: until when that holds, in monotonic time.
 #[derive(Debug, Default)]
 struct Memory {
     key: OnceLock<hmac::Key>,
-    good: Mutex<HashMap<[u8; 32], Duration>>,
+    told: Mutex<HashMap<[u8; 32], (Told, Duration)>>,
     /// What is computed at present.
     flights: Arc<Flights>,
 }
 
-/// The most that is remembered. Only good passwords are, so nobody outside can fill it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Good,
+    /// It is no good for this scheme, and another one knows it.
+    Bad,
+}
+
+/// The most that is remembered. Only passwords that are good for a scheme are, so nobody outside can fill it.
 const REMEMBERED: usize = 4096;
 
 /// How long a request waits for another one's computation of the same password.
@@ -177,6 +185,22 @@ impl Scheme for BasicScheme {
         tokens(x.request).next().is_some()
     }
 
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        for (line, (name, value)) in x.request.fields.iter().enumerate() {
+            if name.id == FieldId::AUTHORIZATION && basic_token(value).is_some() {
+                add(Exhibit::Line(line));
+            }
+        }
+    }
+
+    fn note_known_elsewhere(&self, x: &Exchange<'_>) {
+        if let Some((name, password)) = tokens(x.request).next().and_then(decode) {
+            let stored = self.users.get(&*name).map_or("", |user| &user.text);
+            let proof = self.memory.proof(stored, &name, &password, x.random);
+            self.memory.remember(proof, Told::Bad, x.now.monotonic, self.remember);
+        }
+    }
+
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
         let mut shown = tokens(x.request);
         let token = match (shown.next(), shown.next()) {
@@ -189,10 +213,10 @@ impl Scheme for BasicScheme {
         };
         let user = self.users.get(&*name);
         let proof = self.memory.proof(user.map_or("", |user| &user.text), &name, &password, x.random);
-        if let Some(user) = user
-            && self.memory.remembers(&proof, x.now.monotonic)
-        {
-            return Proof::Valid(Arc::clone(&user.principal));
+        match (self.memory.recall(&proof, x.now.monotonic), user) {
+            (Some(Told::Good), Some(user)) => return Proof::Valid(Arc::clone(&user.principal)),
+            (Some(Told::Bad), _) => return Proof::invalid("the name and the password are those of another scheme"),
+            _ => {}
         }
         let flight = match self.memory.flights.begin(proof) {
             Ok(flight) => flight,
@@ -233,7 +257,7 @@ impl Scheme for BasicScheme {
         // An explanation may know more than a client.
         match (user, good) {
             (Some((user, proof)), true) => {
-                self.memory.remember(proof, x.now.monotonic, self.remember);
+                self.memory.remember(proof, Told::Good, x.now.monotonic, self.remember);
                 Proof::Valid(Arc::clone(&user.principal))
             }
             (Some(_), false) => Proof::invalid("the password is wrong"),
@@ -279,8 +303,7 @@ fn tokens(request: &Request) -> impl Iterator<Item = &[u8]> {
 }
 
 fn basic_token(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(6)?;
-    scheme.eq_ignore_ascii_case(b"basic ").then(|| token.trim_ascii())
+    after_word(value, "basic")
 }
 
 /// The longest token that is looked at.
@@ -325,18 +348,18 @@ impl Memory {
         made.sign().as_ref().try_into().unwrap_or_default()
     }
 
-    fn remembers(&self, proof: &[u8; 32], now: Duration) -> bool {
-        let good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        good.get(proof).is_some_and(|until| now < *until)
+    fn recall(&self, proof: &[u8; 32], now: Duration) -> Option<Told> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.get(proof).filter(|(_, until)| now < *until).map(|(told, _)| *told)
     }
 
-    fn remember(&self, proof: [u8; 32], now: Duration, time: Duration) {
-        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        if good.len() >= REMEMBERED {
-            good.retain(|_, until| now < *until);
+    fn remember(&self, proof: [u8; 32], what: Told, now: Duration, time: Duration) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= REMEMBERED {
+            told.retain(|_, (_, until)| now < *until);
         }
-        if good.len() < REMEMBERED {
-            good.insert(proof, now + time);
+        if told.len() < REMEMBERED {
+            told.insert(proof, (what, now + time));
         }
     }
 }

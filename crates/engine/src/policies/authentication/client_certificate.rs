@@ -18,6 +18,7 @@ use transept_wire::head::Request;
 
 use super::super::CompileCx;
 use super::consumer::Owned;
+use super::exhibits::Exhibit;
 use super::scheme::{Fault, Proof, Scheme};
 use crate::exchange::{CertificateEnded, ClientCertificate, Exchange};
 use crate::principal::{Principal, PrincipalKind};
@@ -135,6 +136,12 @@ impl Scheme for ClientCertificateScheme {
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
         !matches!(x.client_certificate(), Ok(None))
+    }
+
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        if self.presents(x) {
+            add(Exhibit::Certificate);
+        }
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {

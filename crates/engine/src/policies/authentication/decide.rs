@@ -1,7 +1,7 @@
 //! What the schemes have found about a request, and what becomes of it.
 //!
 //! Called by the policy for each request, and again when a scheme has what it has asked somebody for. What a credential is good for is found out by the
-//! schemes, and what a refusal says by `challenges`; a connection that lives on is looked at by `recheck`.
+//! schemes, what their findings mean together by `judgement`, and what a refusal says by `challenges`; a connection that lives on is looked at by `recheck`.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -11,7 +11,10 @@ use smallvec::SmallVec;
 use transept_model::schema::Text;
 use transept_wire::head::{FieldId, FieldName, Request};
 
+use super::exhibits::Exhibits;
 use super::failures::Hold;
+use super::judgement::Judgement;
+use super::nonces::Uses;
 use super::requirement::Alternative;
 use super::scheme::{Fault, Later, Proof};
 use super::{Anonymous, AuthenticationPolicy, Credentials};
@@ -31,12 +34,15 @@ pub(super) enum Outcome {
     /// It is genuine, and over.
     Over(Box<str>),
     Unavailable(Box<str>, Option<Later>),
-    Valid(Arc<Principal>),
+    /// With what it uses up when it lets somebody in.
+    Valid(Arc<Principal>, Uses),
 }
 
 /// Whether a failure has been counted already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Counted {
+    /// It has, and may turn out to be none.
+    Ahead(Arc<Hold>),
     Yes,
     No,
 }
@@ -50,6 +56,18 @@ pub(super) struct Waiting {
     pub(super) hold: Option<Hold>,
 }
 
+/// What the alternatives have come to.
+struct Tried<'p> {
+    /// The first that holds.
+    held: Option<&'p Alternative>,
+    /// Of the first that would hold with more scopes.
+    lacking: Option<Lacking<'p>>,
+    outcomes: Outcomes,
+}
+
+/// A scheme, and the scopes that its credential is needed for.
+type Lacking<'p> = (usize, &'p [Text]);
+
 impl AuthenticationPolicy {
     /// Notes what a scheme has found; the verdict by which it asks for something is the error.
     pub(super) fn settle(
@@ -60,22 +78,24 @@ impl AuthenticationPolicy {
         mut outcomes: Outcomes,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
-        let name = self.schemes.get(index).map_or("", |named| &named.name);
         let outcome = match proof {
             Proof::Absent => Outcome::Absent,
             Proof::Invalid(why) => Outcome::Invalid(why, counted),
             Proof::Over(why) => Outcome::Over(why),
             Proof::Unavailable(why) => Outcome::Unavailable(why, None),
             Proof::Later(why, later) => Outcome::Unavailable(why, Some(later)),
-            Proof::Valid(principal) => Outcome::Valid(principal),
+            Proof::Valid(principal) => Outcome::Valid(principal, Uses::new()),
+            Proof::Once(principal, uses) => Outcome::Valid(principal, uses),
             Proof::Answer(reply) => return Err(Verdict::Respond(reply)),
             Proof::Refused(reply) => {
-                self.note_failure(counted, x);
+                self.note_failure(&counted, x);
                 return Err(Verdict::Respond(reply));
             }
             Proof::Ask(callout, between) => {
                 let is_try = self.schemes.get(index).is_some_and(|named| named.scheme.is_try(&callout, x));
-                let hold = match is_try {
+                // One request is one failure.
+                let is_counted = |one: &Option<Outcome>| matches!(one, Some(Outcome::Invalid(_, Counted::Ahead(_))));
+                let hold = match is_try && !outcomes.iter().any(is_counted) {
                     true => {
                         let hold = self.failures.hold(&self.limit, x.client, x.now.monotonic, x.random);
                         Some(hold.map_err(limited)?)
@@ -86,16 +106,25 @@ impl AuthenticationPolicy {
                 return Err(Verdict::Call(callout));
             }
         };
-        x.tell(|| match &outcome {
-            Outcome::Absent => format!("scheme {name}: no credentials"),
-            Outcome::Invalid(why, _) | Outcome::Over(why) => format!("scheme {name}: {why}"),
-            Outcome::Unavailable(why, _) => format!("scheme {name}: cannot tell, {why}"),
-            Outcome::Valid(principal) => format!("scheme {name}: {}", describe(principal)),
-        });
+        self.tell(index, &outcome, x);
         if let Some(place) = outcomes.get_mut(index) {
             *place = Some(outcome);
         }
         Ok(outcomes)
+    }
+
+    fn tell(&self, index: usize, outcome: &Outcome, x: &mut Exchange<'_>) {
+        let name = self.name_of(index);
+        x.tell(|| match outcome {
+            Outcome::Absent => format!("scheme {name}: no credentials"),
+            Outcome::Invalid(why, _) | Outcome::Over(why) => format!("scheme {name}: {why}"),
+            Outcome::Unavailable(why, _) => format!("scheme {name}: cannot tell, {why}"),
+            Outcome::Valid(principal, _) => format!("scheme {name}: {}", describe(principal)),
+        });
+    }
+
+    fn name_of(&self, index: usize) -> &str {
+        self.schemes.get(index).map_or("", |named| &named.name)
     }
 
     /// Whether a request has another `Authorization` field beside one that is read here: the backend would get that one, and take the caller for somebody
@@ -112,7 +141,7 @@ impl AuthenticationPolicy {
     }
 
     pub(super) fn refuse_ambiguous(&self, x: &Exchange<'_>) -> Verdict {
-        self.note_failure(Counted::No, x);
+        self.note_failure(&Counted::No, x);
         let why = "there are several `Authorization` fields, and not all are credentials that are read here";
         self.refuse(Reply::new(Reason::CredentialsInvalid).because(why.to_owned()), |_| Fault::Invalid)
     }
@@ -123,211 +152,226 @@ impl AuthenticationPolicy {
         shown.all(|named| named.scheme.is_known(x))
     }
 
-    /// Tries the alternatives with what is known, and asks the schemes that have not been asked.
-    pub(super) fn decide(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Verdict {
-        let mut lacking: Option<(usize, &[Text])> = None;
+    /// Decides by what is known, and asks the schemes that have not been asked: the first alternative that holds lets in, unless something else that is shown
+    /// is no good.
+    pub(super) fn decide(&self, outcomes: Outcomes, x: &mut Exchange<'_>) -> Verdict {
+        self.judge(outcomes, x).unwrap_or_else(|verdict| verdict)
+    }
+
+    fn judge(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Verdict, Verdict> {
+        let mut spent = Uses::new();
+        loop {
+            let Tried { held, lacking, outcomes: tried } = self.try_alternatives(outcomes, x)?;
+            outcomes = tried;
+            let mut is_guess = false;
+            let enough = match held {
+                // Nothing else can be shown.
+                Some(all) if all.needs.len() == self.schemes.len() => all,
+                _ => {
+                    let exhibits = Exhibits::of(&self.schemes, x);
+                    let judgement = Judgement { alternatives: &self.alternatives, exhibits: &exhibits };
+                    outcomes = self.ask_the_rest(outcomes, held.is_some(), &judgement, x)?;
+                    self.forgive(&mut outcomes, &judgement, x);
+                    if let Some(index) = judgement.accuser(&outcomes) {
+                        return Err(self.refuse_for(index, &outcomes, x));
+                    }
+                    match held {
+                        Some(enough) => {
+                            is_guess = has_guess(&outcomes, &judgement);
+                            enough
+                        }
+                        None => self.without_alternative(&outcomes, lacking, &judgement, x)?,
+                    }
+                }
+            };
+            // Who shows what was used up before is judged again, without it.
+            if self.spend(enough, &mut outcomes, &mut spent, x) {
+                if is_guess {
+                    self.note_failure(&Counted::No, x);
+                }
+                let needed = enough.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
+                return Ok(match combined(needed) {
+                    Some(principal) => self.let_in(principal, x),
+                    None => self.refuse_incomplete(&outcomes, x),
+                });
+            }
+        }
+    }
+
+    fn try_alternatives(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Tried<'_>, Verdict> {
+        let mut lacking: Option<Lacking<'_>> = None;
         for alternative in &self.alternatives {
             let mut holds = true;
             for need in &alternative.needs {
                 if outcomes.get(need.scheme).is_some_and(Option::is_none) {
-                    let Some(named) = self.schemes.get(need.scheme) else { continue };
-                    let proof = named.scheme.authenticate(x);
-                    outcomes = match self.settle(need.scheme, proof, Counted::No, outcomes, x) {
-                        Ok(outcomes) => outcomes,
-                        Err(call) => return call,
-                    };
+                    outcomes = self.ask(need.scheme, outcomes, x)?;
                 }
-                let principal = match outcomes.get(need.scheme) {
-                    Some(Some(Outcome::Valid(principal))) => principal,
-                    _ => {
-                        holds = false;
-                        break;
-                    }
-                };
-                if !need.scopes.iter().all(|scope| principal.has_scope(scope)) {
+                let principal = valid(&outcomes, need.scheme);
+                let has_scopes = |one: &Arc<Principal>| need.scopes.iter().all(|scope| one.has_scope(scope));
+                if principal.is_some_and(|one| !has_scopes(one)) {
                     lacking.get_or_insert((need.scheme, &need.scopes));
-                    holds = false;
+                }
+                holds = principal.is_some_and(has_scopes);
+                if !holds {
                     break;
                 }
             }
             if holds {
-                let principals = alternative.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
-                if let Some(principal) = combined(principals) {
-                    // Else whoever has one good credential could try out as many others as he likes.
-                    outcomes = match self.ask_the_rest(outcomes, |index, known| self.is_open(index, known), x) {
-                        Ok(outcomes) => outcomes,
-                        Err(call) => return call,
-                    };
-                    if self.has_bad(&outcomes) {
-                        break;
-                    }
-                    if self.has_guess(&outcomes) {
-                        self.note_failure(Counted::No, x);
-                    }
-                    return self.let_in(principal, x);
-                }
+                return Ok(Tried { held: Some(alternative), lacking, outcomes });
             }
         }
-        // Whoever shows credentials means them, also where none are required.
-        match self.ask_the_rest(outcomes, |index, known| !self.is_known(index, known), x) {
-            Ok(outcomes) => self.without_alternative(&outcomes, lacking, x),
-            Err(call) => call,
-        }
+        Ok(Tried { held: None, lacking, outcomes })
     }
 
-    /// Whether something that was shown is no good for anybody. A token that may be meant for several schemes is so when none of those that read its field
-    /// knows it, and each can tell.
-    fn has_bad(&self, outcomes: &Outcomes) -> bool {
-        outcomes.iter().enumerate().any(|(index, outcome)| {
-            let is_excused = match outcome {
-                Some(Outcome::Over(_)) => self.is_known(index, outcomes),
-                Some(Outcome::Invalid(..)) => self.stands(index, outcomes),
-                _ => true,
-            };
-            !is_excused && (self.is_meant_for(index) || self.is_shared(index))
-        })
-    }
-
-    /// Whether what a scheme is shown is still to be judged, beside a credential that is good: not a token that another scheme that reads its field knows.
-    fn is_open(&self, index: usize, outcomes: &Outcomes) -> bool {
-        self.is_meant_for(index) || (self.is_shared(index) && !self.stands(index, outcomes))
-    }
-
-    /// Whether a token in the field that a scheme reads is known to one that reads it, or may be.
-    fn stands(&self, index: usize, outcomes: &Outcomes) -> bool {
-        self.is_known(index, outcomes) || self.is_doubtful(index, outcomes)
-    }
-
-    /// Whether a token in the field that a scheme reads is known to one that reads it.
-    fn is_known(&self, index: usize, outcomes: &Outcomes) -> bool {
-        self.has_in_field(index, outcomes, |outcome| matches!(outcome, Outcome::Valid(_)))
-    }
-
-    /// Whether a token in the field that a scheme reads may be meant for one that reads it and cannot tell.
-    fn is_doubtful(&self, index: usize, outcomes: &Outcomes) -> bool {
-        self.has_in_field(index, outcomes, |outcome| matches!(outcome, Outcome::Unavailable(..)))
-    }
-
-    fn has_in_field(&self, index: usize, outcomes: &Outcomes, is_it: impl Fn(&Outcome) -> bool) -> bool {
-        let field = |index: usize| self.schemes.get(index).and_then(|named| named.scheme.token_field());
-        let Some(own) = field(index) else { return false };
-        let here = outcomes.iter().enumerate().filter(|(other, _)| field(*other) == Some(own));
-        let mut standing = here.filter(|(other, _)| self.is_enough_without(*other, index));
-        standing.any(|(_, outcome)| outcome.as_ref().is_some_and(&is_it))
-    }
-
-    /// Whether a token that one scheme knows need not be known to the other: not where the two are asked for together, and never apart.
-    fn is_enough_without(&self, one: usize, other: usize) -> bool {
-        let needs = |alternative: &Alternative, index: usize| alternative.needs.iter().any(|need| need.scheme == index);
-        one == other || self.alternatives.iter().any(|all| needs(all, one) && !needs(all, other))
-    }
-
-    /// Whether a token that nobody knows looks like a guess, although nobody can tell yet.
-    fn has_guess(&self, outcomes: &Outcomes) -> bool {
-        let is_guess =
-            |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Unavailable(_, Some(later))) if later.is_guess);
-        outcomes.iter().enumerate().any(|(index, outcome)| is_guess(outcome) && !self.is_known(index, outcomes))
-    }
-
-    /// Whether what a scheme is shown can be meant for one of another kind.
-    fn is_shared(&self, index: usize) -> bool {
-        self.schemes.get(index).is_some_and(|named| named.scheme.token_field().is_some())
-    }
-
-    /// Whether what a scheme finds can be meant for no other.
-    fn is_meant_for(&self, index: usize) -> bool {
-        let Some(named) = self.schemes.get(index) else { return false };
-        let kind = std::mem::discriminant(&named.scheme);
-        let of_the_kind = self.schemes.iter().filter(|other| std::mem::discriminant(&other.scheme) == kind);
-        named.scheme.token_field().is_none() && of_the_kind.count() == 1
-    }
-
-    /// Asks schemes that have not been asked although the request shows a credential of theirs.
+    /// Asks schemes that have not been asked although the request shows a credential of theirs, and others do not know it: whoever shows credentials means
+    /// them, also where none are required, and whoever has one that is good could else try out as many others as he likes. Beside one that is good
+    /// it is enough that others may know it.
     fn ask_the_rest(
         &self,
         mut outcomes: Outcomes,
-        counts: impl Fn(usize, &Outcomes) -> bool,
+        is_beside: bool,
+        judgement: &Judgement<'_>,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
         for (index, named) in self.schemes.iter().enumerate() {
-            if outcomes.get(index).is_some_and(Option::is_none) && counts(index, &outcomes) && named.scheme.presents(x)
-            {
-                let proof = named.scheme.authenticate(x);
-                outcomes = self.settle(index, proof, Counted::No, outcomes, x)?;
+            let is_asked = outcomes.get(index).is_none_or(Option::is_some);
+            let is_settled = |outcomes: &Outcomes| match is_beside {
+                true => judgement.may_be_known(index, outcomes),
+                false => judgement.is_known(index, outcomes),
+            };
+            if !is_asked && named.scheme.presents(x) && !is_settled(&outcomes) {
+                outcomes = self.ask(index, outcomes, x)?;
             }
         }
         Ok(outcomes)
     }
 
-    /// What becomes of a request for which no alternative holds.
+    fn ask(&self, index: usize, outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Outcomes, Verdict> {
+        let Some(named) = self.schemes.get(index) else { return Ok(outcomes) };
+        let proof = named.scheme.authenticate(x);
+        self.settle(index, proof, Counted::No, outcomes, x)
+    }
+
+    /// What another scheme knows was no failure.
+    fn forgive(&self, outcomes: &mut Outcomes, judgement: &Judgement<'_>, x: &Exchange<'_>) {
+        for (index, named) in self.schemes.iter().enumerate() {
+            let is_held = matches!(outcomes.get(index), Some(Some(Outcome::Invalid(_, Counted::Ahead(_)))));
+            if is_held
+                && judgement.is_known(index, outcomes)
+                && let Some(Some(Outcome::Invalid(_, counted))) = outcomes.get_mut(index)
+                && let Counted::Ahead(hold) = std::mem::replace(counted, Counted::No)
+            {
+                self.failures.release(&hold, x.client, x.now.monotonic);
+                named.scheme.note_known_elsewhere(x);
+            }
+        }
+    }
+
+    /// Uses up what the schemes of an alternative have found good. False when something was used before, which is noted.
+    fn spend(
+        &self,
+        alternative: &Alternative,
+        outcomes: &mut Outcomes,
+        spent: &mut Uses,
+        x: &mut Exchange<'_>,
+    ) -> bool {
+        for index in alternative.needs.iter().map(|need| need.scheme) {
+            let Some(Some(Outcome::Valid(_, uses))) = outcomes.get(index) else { continue };
+            let refused = uses.iter().find_map(|one| one.spend(spent, x.now.unix).err());
+            let outcome = match refused {
+                None => continue,
+                Some(Proof::Invalid(why)) => Outcome::Invalid(why, Counted::No),
+                Some(Proof::Unavailable(why)) => Outcome::Unavailable(why, None),
+                Some(_) => Outcome::Absent,
+            };
+            self.tell(index, &outcome, x);
+            if let Some(place) = outcomes.get_mut(index) {
+                *place = Some(outcome);
+            }
+            return false;
+        }
+        true
+    }
+
+    /// The refusal of what a scheme has found no good.
+    fn refuse_for(&self, index: usize, outcomes: &Outcomes, x: &Exchange<'_>) -> Verdict {
+        let (why, counted) = match outcomes.get(index) {
+            Some(Some(Outcome::Invalid(why, counted))) => (&**why, counted),
+            Some(Some(Outcome::Over(why))) => (&**why, &Counted::No),
+            _ => ("it is no good", &Counted::No),
+        };
+        self.note_failure(counted, x);
+        let cause = format!("scheme {}: {why}", self.name_of(index));
+        let reply = Reply::new(Reason::CredentialsInvalid).because(cause);
+        self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing })
+    }
+
+    /// What becomes of a request for which no alternative holds, and which shows nothing that is no good: good credentials that lack scopes are enough where
+    /// none are required.
+    ///
+    /// # Errors
+    /// The verdict, where nobody is let in by them.
     fn without_alternative(
         &self,
         outcomes: &Outcomes,
-        lacking: Option<(usize, &[Text])>,
+        lacking: Option<Lacking<'_>>,
+        judgement: &Judgement<'_>,
         x: &mut Exchange<'_>,
-    ) -> Verdict {
-        // A token that is no good for one scheme may be meant for another that reads its field, and knows it or cannot tell.
-        // One that was recognised and is over is not.
-        let is_over = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Over(_)));
-        let first = outcomes.iter().position(is_over);
-        let order = first.into_iter().chain((0..outcomes.len()).filter(|index| Some(*index) != first));
-        for (index, outcome) in order.filter_map(|index| Some((index, outcomes.get(index)?))) {
-            let name = self.schemes.get(index).map_or("", |named| &named.name);
-            let counted = match outcome {
-                Some(Outcome::Invalid(_, counted)) => *counted,
-                _ => Counted::No,
-            };
-            match outcome {
-                Some(Outcome::Invalid(..) | Outcome::Over(_)) if self.is_known(index, outcomes) => {}
-                Some(Outcome::Invalid(..)) if self.is_doubtful(index, outcomes) => {}
-                Some(Outcome::Invalid(why, _) | Outcome::Over(why)) => {
-                    self.note_failure(counted, x);
-                    let reply = Reply::new(Reason::CredentialsInvalid).because(format!("scheme {name}: {why}"));
-                    return self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing });
-                }
-                _ => {}
-            }
-        }
+    ) -> Result<&Alternative, Verdict> {
         for (index, outcome) in outcomes.iter().enumerate() {
             let Some(Outcome::Unavailable(why, later)) = outcome else { continue };
-            let is_known = self.is_known(index, outcomes);
-            if is_known && self.anonymous == Anonymous::Allowed {
-                continue;
-            }
-            if !is_known && later.is_some_and(|later| later.is_guess) {
-                self.note_failure(Counted::No, x);
-            }
-            return self.unavailable(index, why, *later);
-        }
-        let known = (0..outcomes.len()).find_map(|index| valid(outcomes, index));
-        match (self.anonymous, known, lacking) {
-            (Anonymous::Allowed, Some(principal), _) => self.let_in(Arc::clone(principal), x),
-            (Anonymous::Allowed, None, _) => self.let_in_without(x),
-            (Anonymous::Refused, _, Some((scheme, scopes))) => {
-                let words: Vec<&str> = scopes.iter().map(|scope| &**scope).collect();
-                let who = known.map(|principal| principal.describe()).unwrap_or_default();
-                let mut reply = Reply::new(Reason::ScopeInsufficient)
-                    .because(format!("{who} needs the scopes {}", words.join(" ")));
-                let challenge = self.schemes.get(scheme).map(|named| self.challenge(named, &Fault::Scopes(&words)));
-                if let Some(challenge) = challenge {
-                    reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
+            let is_of_use = match self.anonymous {
+                Anonymous::Allowed => !judgement.is_known(index, outcomes),
+                Anonymous::Refused => judgement.is_within_reach(index, outcomes),
+            };
+            if is_of_use {
+                if has_guess(outcomes, judgement) {
+                    self.note_failure(&Counted::No, x);
                 }
-                reply.into()
-            }
-            (Anonymous::Refused, _, None) => {
-                if let Some(verdict) = self.invite(outcomes, x) {
-                    return verdict;
-                }
-                if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
-                    return limited(wait);
-                }
-                // A page of somebody else can make a browser come without what it would show.
-                if !self.schemes.iter().any(|named| named.scheme.is_ambient()) {
-                    self.note_failure(Counted::No, x);
-                }
-                self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing)
+                return Err(self.unavailable(index, why, *later));
             }
         }
+        match (self.anonymous, lacking) {
+            (Anonymous::Allowed, _) => {
+                let is_complete =
+                    |one: &&Alternative| one.needs.iter().all(|need| valid(outcomes, need.scheme).is_some());
+                self.alternatives.iter().find(is_complete).ok_or_else(|| self.let_in_without(x))
+            }
+            (Anonymous::Refused, Some((scheme, scopes))) => {
+                if has_guess(outcomes, judgement) {
+                    self.note_failure(&Counted::No, x);
+                }
+                Err(self.refuse_scopes(scheme, scopes, outcomes))
+            }
+            (Anonymous::Refused, None) => Err(self.refuse_incomplete(outcomes, x)),
+        }
+    }
+
+    fn refuse_scopes(&self, scheme: usize, scopes: &[Text], outcomes: &Outcomes) -> Verdict {
+        let words: Vec<&str> = scopes.iter().map(|scope| &**scope).collect();
+        let who = valid(outcomes, scheme).map(|principal| principal.describe()).unwrap_or_default();
+        let mut reply =
+            Reply::new(Reason::ScopeInsufficient).because(format!("{who} needs the scopes {}", words.join(" ")));
+        let challenge = self.schemes.get(scheme).map(|named| self.challenge(named, &Fault::Scopes(&words)));
+        if let Some(challenge) = challenge {
+            reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
+        }
+        reply.into()
+    }
+
+    /// Something that is required was not shown.
+    fn refuse_incomplete(&self, outcomes: &Outcomes, x: &mut Exchange<'_>) -> Verdict {
+        if let Some(verdict) = self.invite(outcomes, x) {
+            return verdict;
+        }
+        if let Some(wait) = self.failures.wait(&self.limit, x.client, x.now.monotonic) {
+            return limited(wait);
+        }
+        // A page of somebody else can make a browser come without what it would show.
+        if !self.schemes.iter().any(|named| named.scheme.is_ambient()) {
+            self.note_failure(&Counted::No, x);
+        }
+        self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing)
     }
 
     /// What a scheme that is required does for a client that has shown nothing.
@@ -348,16 +392,16 @@ impl AuthenticationPolicy {
     }
 
     fn unavailable(&self, scheme: usize, why: &str, later: Option<Later>) -> Verdict {
-        let name = self.schemes.get(scheme).map_or("", |named| &named.name);
-        let mut reply = Reply::new(Reason::AuthenticationUnavailable).because(format!("scheme {name}: {why}"));
+        let cause = format!("scheme {}: {why}", self.name_of(scheme));
+        let mut reply = Reply::new(Reason::AuthenticationUnavailable).because(cause);
         if let Some(later) = later {
             reply = reply.with_field(FieldName::known(FieldId::RETRY_AFTER), seconds(later.wait));
         }
         reply.into()
     }
 
-    fn note_failure(&self, counted: Counted, x: &Exchange<'_>) {
-        if counted == Counted::No {
+    fn note_failure(&self, counted: &Counted, x: &Exchange<'_>) {
+        if matches!(counted, Counted::No) {
             self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
         }
     }
@@ -394,9 +438,16 @@ impl AuthenticationPolicy {
 
 pub(super) fn valid(outcomes: &Outcomes, scheme: usize) -> Option<&Arc<Principal>> {
     match outcomes.get(scheme) {
-        Some(Some(Outcome::Valid(principal))) => Some(principal),
+        Some(Some(Outcome::Valid(principal, _))) => Some(principal),
         _ => None,
     }
+}
+
+/// Whether what nobody knows looks like a guess, although nobody can tell yet.
+fn has_guess(outcomes: &Outcomes, judgement: &Judgement<'_>) -> bool {
+    let is_guess =
+        |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Unavailable(_, Some(later))) if later.is_guess);
+    outcomes.iter().enumerate().any(|(index, outcome)| is_guess(outcome) && !judgement.is_known(index, outcomes))
 }
 
 /// Several principals as one: the first, with the claims of the others that it does not have, until the first of their ends.

@@ -19,7 +19,8 @@ use transept_wire::head::{FieldId, FieldName, Request};
 use super::super::CompileCx;
 use super::consumer::Owned;
 use super::content::Coverage;
-use super::nonces::{Nonces, Refused, share};
+use super::exhibits::Exhibit;
+use super::nonces::{Nonces, Use, Uses, share};
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
 use super::signature::shared_secret;
@@ -178,6 +179,14 @@ impl Scheme for HmacScheme {
         shown(x.request).next().is_some()
     }
 
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        for (line, (name, value)) in x.request.fields.iter().enumerate() {
+            if name.id == FieldId::AUTHORIZATION && parameters(value).is_some() {
+                add(Exhibit::Line(line));
+            }
+        }
+    }
+
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
         let mut all = shown(x.request);
         let parameters = match (all.next(), all.next()) {
@@ -187,7 +196,7 @@ impl Scheme for HmacScheme {
         };
         match self.verify(parameters, x) {
             Err(why) => Proof::invalid(why),
-            Ok(signed) if self.unsigned_content && signed.coverage == Coverage::Unsigned => self.accept(&signed, x),
+            Ok(signed) if self.unsigned_content && signed.coverage == Coverage::Unsigned => self.accept(&signed),
             Ok(signed) => signed.coverage.ask(self.max_content, Box::new(signed)),
         }
     }
@@ -203,7 +212,7 @@ impl Scheme for HmacScheme {
             is(&self.digest, is_digest_of) && is(&self.content_digest, is_content_digest_of)
         };
         match signed.coverage.judge("digest", &result, is_signed) {
-            Ok(()) => self.accept(&signed, x),
+            Ok(()) => self.accept(&signed),
             Err(proof) => proof,
         }
     }
@@ -313,24 +322,24 @@ impl HmacScheme {
         end.ok_or_else(|| "it does not cover `date` or `x-date`".to_owned())
     }
 
-    /// Lets in who has signed, and notes the signature: last of all, when nothing else can be wrong with the request.
-    fn accept(&self, signed: &Signed, x: &Exchange<'_>) -> Proof {
+    /// Who has signed. The signature is used up when he is let in, when nothing else can be wrong with the request.
+    fn accept(&self, signed: &Signed) -> Proof {
         // A configuration that has come into force meanwhile may know the key no more.
         let Some(known) = self.keys.get(&*signed.shown.key) else { return Proof::invalid("the key is not known") };
         let principal = match known.owned.principal() {
             Ok(principal) => Arc::clone(principal),
             Err(why) => return Proof::invalid(format!("the key {why}")),
         };
-        let spent = if self.once {
-            known.seen.spend(&signed.shown.signature, signed.end, x.now.unix, self.most)
-        } else {
-            Ok(())
+        let used = || Use {
+            memory: Arc::clone(&known.seen),
+            id: signed.shown.signature.as_str().into(),
+            end: signed.end,
+            most: self.most,
+            seen: SEEN,
+            crowded: "too many signatures of this key are remembered",
         };
-        match spent {
-            Ok(()) => Proof::Valid(principal),
-            Err(Refused::Seen) => Proof::invalid(SEEN),
-            Err(Refused::Crowded) => Proof::Unavailable("too many signatures of this key are remembered".into()),
-        }
+        let uses: Uses = self.once.then(|| Arc::new(used())).into_iter().collect();
+        Proof::good(principal, uses)
     }
 }
 

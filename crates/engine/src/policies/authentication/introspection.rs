@@ -21,8 +21,10 @@ use transept_wire::head::{FieldName, Request};
 use super::super::{CompileCx, PlainHttp, Url};
 use super::claims::{ClaimNames, TokenOwner, principal};
 use super::client::{Ask, Client, ClientAuthentication};
+use super::exhibits::Exhibit;
 use super::flights::{Flight, Flights};
-use super::jwt::{RequiredClaim, strip_tokens, wanted};
+use super::jwt::{RequiredClaim, wanted};
+use super::nonces::Uses;
 use super::scheme::{Fault, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use super::sender::{Sender, SenderConstraint, Word, ending};
@@ -197,12 +199,16 @@ impl Scheme for IntrospectionScheme {
         places.fields.insert("dpop".into());
     }
 
-    fn token_field(&self) -> Option<&FieldName> {
-        Some(&self.header)
-    }
-
     fn presents(&self, x: &Exchange<'_>) -> bool {
         self.sender.shown(&self.header, x.request).next().is_some()
+    }
+
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        self.sender.exhibits(&self.header, x.request, add);
+    }
+
+    fn leave_keys(&mut self, fields: &[FieldName]) {
+        self.sender.leave_keys(fields.contains(&self.header));
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
@@ -283,7 +289,6 @@ impl Scheme for IntrospectionScheme {
     }
 
     fn strip(&self, request: &mut Request) {
-        strip_tokens(&self.header, request);
         self.sender.strip(&self.header, request);
     }
 
@@ -329,11 +334,11 @@ impl IntrospectionScheme {
     /// An active token is good for whom it was given to, as he has proved when he came.
     fn admit(&self, principal: Arc<Principal>, word: Word, token: &[u8], x: &Exchange<'_>) -> Proof {
         let checked = match x.notes.again {
-            true => self.sender.stands(&principal.claims, x).map_err(Proof::invalid),
+            true => self.sender.stands(&principal.claims, x).map(|ends| (ends, Uses::new())).map_err(Proof::invalid),
             false => self.sender.check(&principal.claims, word, token, x),
         };
         match checked {
-            Ok(ends) => Proof::Valid(ending(principal, ends)),
+            Ok((ends, uses)) => Proof::good(ending(principal, ends), uses),
             Err(proof) => proof,
         }
     }

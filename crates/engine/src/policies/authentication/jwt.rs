@@ -19,12 +19,12 @@ use transept_model::kinds::BackendObjectReference;
 use transept_model::schema::{Decoder, HEADER_NAME, RESOURCE_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_model::{choice, object};
-use transept_wire::head::{FieldId, FieldName, Request};
+use transept_wire::head::{FieldName, Request};
 
 use super::super::CompileCx;
-use super::api_key::{bearer_token, is_alike};
 use super::claims::{ClaimNames, TokenOwner, principal};
-use super::nonces::{Nonces, Refused};
+use super::exhibits::Exhibit;
+use super::nonces::{Nonces, Use};
 use super::scheme::{Fault, Later, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use super::sender::{Sender, SenderConstraint, Word, ending};
@@ -298,12 +298,16 @@ impl Scheme for JwtScheme {
         places.fields.insert("dpop".into());
     }
 
-    fn token_field(&self) -> Option<&FieldName> {
-        Some(&self.header)
-    }
-
     fn presents(&self, x: &Exchange<'_>) -> bool {
         self.sender.shown(&self.header, x.request).next().is_some()
+    }
+
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        self.sender.exhibits(&self.header, x.request, add);
+    }
+
+    fn leave_keys(&mut self, fields: &[FieldName]) {
+        self.sender.leave_keys(fields.contains(&self.header));
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
@@ -318,7 +322,6 @@ impl Scheme for JwtScheme {
     }
 
     fn strip(&self, request: &mut Request) {
-        strip_tokens(&self.header, request);
         self.sender.strip(&self.header, request);
     }
 
@@ -416,19 +419,24 @@ impl JwtScheme {
 
     /// A genuine token is good for whom it was given to, and once where that is said.
     fn admit(&self, principal: Arc<Principal>, word: Word, token: &[u8], x: &Exchange<'_>) -> Proof {
-        let ends = match self.sender.check(&principal.claims, word, token, x) {
-            Ok(ends) => ends,
+        let (ends, mut uses) = match self.sender.check(&principal.claims, word, token, x) {
+            Ok(checked) => checked,
             Err(proof) => return proof,
         };
-        let Some(seen) = &self.seen else { return Proof::Valid(ending(principal, ends)) };
-        let (Some(id), Some(until)) = (principal.claims.get("jti").and_then(Json::as_str), principal.until) else {
-            return Proof::invalid("the token has no `jti` by which it could be good once");
-        };
-        match seen.spend(id, until, x.now.unix, MOST_SEEN) {
-            Ok(()) => Proof::Valid(ending(principal, ends)),
-            Err(Refused::Seen) => Proof::invalid("the token was seen before"),
-            Err(Refused::Crowded) => Proof::Unavailable("too many tokens of this issuer are remembered".into()),
+        if let Some(seen) = &self.seen {
+            let (Some(id), Some(end)) = (principal.claims.get("jti").and_then(Json::as_str), principal.until) else {
+                return Proof::invalid("the token has no `jti` by which it could be good once");
+            };
+            uses.push(Arc::new(Use {
+                memory: Arc::clone(seen),
+                id: id.into(),
+                end,
+                most: MOST_SEEN,
+                seen: "the token was seen before",
+                crowded: "too many tokens of this issuer are remembered",
+            }));
         }
+        Proof::good(ending(principal, ends), uses)
     }
 
     /// Nobody has told us the keys yet, or for too long.
@@ -537,25 +545,6 @@ fn seek(
         Sought::Later { wait, is_awaited } => {
             Proof::Later(not_yet(refusal, document, wait).into(), Later { wait, is_guess: !is_awaited })
         }
-    }
-}
-
-/// Tokens in the header field that is meant for them. API keys as bearer tokens belong to the scheme for them.
-pub(super) fn tokens<'r>(header: &'r FieldName, request: &'r Request) -> impl Iterator<Item = &'r [u8]> {
-    let of_authorization = header.id() == FieldId::AUTHORIZATION;
-    request.fields.iter().filter(|(name, _)| name.is(header)).filter_map(move |(_, value)| {
-        if of_authorization { bearer_token(value).filter(|token| !is_alike(token)) } else { Some(value) }
-    })
-}
-
-/// Removes them.
-pub(super) fn strip_tokens(header: &FieldName, request: &mut Request) {
-    if header.id() != FieldId::AUTHORIZATION {
-        request.fields.remove(header);
-    } else if tokens(header, request).next().is_some() {
-        request
-            .fields
-            .retain(|name, value| name.id != FieldId::AUTHORIZATION || bearer_token(value).is_none_or(is_alike));
     }
 }
 

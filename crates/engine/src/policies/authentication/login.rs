@@ -28,6 +28,7 @@ use transept_wire::normalize;
 use super::super::CompileCx;
 use super::claims::{ClaimNames, TokenOwner, principal};
 use super::client::Client;
+use super::exhibits::Exhibit;
 use super::flights::Flights;
 use super::jwt;
 use super::scheme::{Fault, Proof, Scheme};
@@ -235,6 +236,12 @@ impl Scheme for LoginScheme {
 
     fn presents(&self, x: &Exchange<'_>) -> bool {
         self.has_page(x) || self.jar.has_session(x.request)
+    }
+
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        if self.jar.has_session(x.request) {
+            add(Exhibit::Cookie(self.jar.name()));
+        }
     }
 
     fn has_page(&self, x: &Exchange<'_>) -> bool {

@@ -1,17 +1,21 @@
 //! Nonces of signatures that were seen, so that none is good twice.
 //!
 //! Kept for each key of a scheme by itself, so that nobody who signs with one key can use up the room of another. Asked by the scheme when it looks at a
-//! signature, told when the whole request was found good: who sends somebody else's head with another content spends nothing.
+//! signature, told ([`Use`]) when the request is let in: who sends somebody else's head with another content spends nothing, and what is refused for
+//! another reason may come again. Proofs and tokens that are good once are remembered in the same way.
 //!
 //! A nonce is remembered until its signature has ended. What has ended is forgotten a little at a time, in the order of the ends, by those who
 //! come with new ones, so that nobody waits for a sweep.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use smallvec::SmallVec;
+
+use super::scheme::Proof;
 
 /// What is remembered of a nonce: half of its SHA-256. Who finds two alike has spent one of his own.
 type Hash = [u8; 16];
@@ -74,6 +78,53 @@ impl Nonces {
         seen.ends.push(Reverse((end, hash)));
         Ok(())
     }
+}
+
+/// What is used up when a request is let in.
+#[derive(Debug)]
+pub(super) struct Use {
+    pub(super) memory: Arc<Nonces>,
+    pub(super) id: Box<str>,
+    /// Until when it would be good, since the Unix epoch.
+    pub(super) end: Duration,
+    /// How many the memory takes.
+    pub(super) most: usize,
+    /// What is said of one that was used before, and where there is no room.
+    pub(super) seen: &'static str,
+    pub(super) crowded: &'static str,
+}
+
+/// All that a credential uses up.
+pub(super) type Uses = SmallVec<[Arc<Use>; 1]>;
+
+impl Use {
+    /// Uses it up. Those in `spent` were used by the same request, for another scheme that was shown the same, and are added to.
+    ///
+    /// # Errors
+    /// What the credential is worth after all.
+    pub(super) fn spend(self: &Arc<Self>, spent: &mut Uses, now: Duration) -> Result<(), Proof> {
+        let is_it = |other: &Arc<Use>| Arc::ptr_eq(&other.memory, &self.memory) && other.id == self.id;
+        if spent.iter().any(is_it) {
+            return Ok(());
+        }
+        match self.memory.spend(&self.id, self.end, now, self.most) {
+            Ok(()) => {
+                spent.push(Arc::clone(self));
+                Ok(())
+            }
+            Err(Refused::Seen) => Err(Proof::invalid(self.seen)),
+            Err(Refused::Crowded) => Err(Proof::Unavailable(self.crowded.into())),
+        }
+    }
+}
+
+/// What a proof is worth once it has been used up.
+#[cfg(test)]
+pub(super) fn spent(proof: Proof, now: Duration) -> Proof {
+    let Proof::Once(principal, uses) = proof else { return proof };
+    let mut spent = Uses::new();
+    let refused = uses.iter().find_map(|one| one.spend(&mut spent, now).err());
+    refused.unwrap_or(Proof::Valid(principal))
 }
 
 impl Seen {

@@ -8,6 +8,7 @@ use std::any::Any;
 use std::slice;
 
 use super::decide::{Outcome, Outcomes, combined, valid};
+use super::nonces::Uses;
 use super::requirement::{Alternative, Need};
 use super::scheme::{Fault, Proof};
 use super::{Anonymous, AuthenticationPolicy};
@@ -58,7 +59,8 @@ impl AuthenticationPolicy {
                 None => named.scheme.stands(one, x).map_or_else(Proof::Invalid, Proof::Valid),
             };
             match proof {
-                Proof::Valid(today) => *outcome = Some(Outcome::Valid(today)),
+                // What was used up is not used up again.
+                Proof::Valid(today) | Proof::Once(today, _) => *outcome = Some(Outcome::Valid(today, Uses::new())),
                 Proof::Ask(callout, between) => {
                     x.notes.between = Some(Box::new(Asking { outcomes, index, between }));
                     return Verdict::Call(callout);
@@ -81,9 +83,12 @@ impl AuthenticationPolicy {
         let today = combined(needs.iter().filter_map(|need| valid(&outcomes, need.scheme)));
         match (today, self.anonymous) {
             (Some(today), _) => x.notes.principal = Some(today),
-            // As when it was let in: good credentials that are not good enough are no worse than none.
+            // As when it was let in: credentials that are good and lack scopes are no worse than none, and half of what is asked for together is none.
             (None, Anonymous::Allowed) => {
-                x.notes.principal = (0..outcomes.len()).find_map(|index| valid(&outcomes, index)).cloned();
+                let is_complete =
+                    |one: &&Alternative| one.needs.iter().all(|need| valid(&outcomes, need.scheme).is_some());
+                let needs = self.alternatives.iter().find(is_complete).map_or(&[][..], |one| &one.needs);
+                x.notes.principal = combined(needs.iter().filter_map(|need| valid(&outcomes, need.scheme)));
             }
             (None, Anonymous::Refused) => {
                 let why = "the credentials that were shown are not what is required today";

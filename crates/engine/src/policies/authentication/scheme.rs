@@ -14,6 +14,8 @@ use transept_model::value::Value;
 use transept_wire::head::{FieldName, Request};
 
 use super::super::CompileCx;
+use super::exhibits::Exhibit;
+use super::nonces::Uses;
 use super::{api_key, basic, client_certificate, hmac, introspection, jwt, login, signature};
 use crate::callout::{Callout, CalloutResult};
 use crate::exchange::Exchange;
@@ -36,6 +38,8 @@ pub(super) enum Proof {
     Later(Box<str>, Later),
     /// It is good, and this is who shows it.
     Valid(Arc<Principal>),
+    /// The same, where that uses something up, which may have been used before.
+    Once(Arc<Principal>, Uses),
     /// Nobody is let in: this is the answer, as of a page that belongs to the scheme.
     Answer(Box<Reply>),
     /// The same, where it is the client's fault: it counts as a failure.
@@ -56,6 +60,11 @@ pub(super) struct Later {
 impl Proof {
     pub(super) fn invalid(why: impl Into<Box<str>>) -> Proof {
         Proof::Invalid(why.into())
+    }
+
+    /// It is good, and uses these up.
+    pub(super) fn good(principal: Arc<Principal>, uses: Uses) -> Proof {
+        if uses.is_empty() { Proof::Valid(principal) } else { Proof::Once(principal, uses) }
     }
 }
 
@@ -92,9 +101,22 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     /// Whether a request shows a credential of this scheme, good or not. Cheap: it is asked before anything is computed.
     fn presents(&self, x: &Exchange<'_>) -> bool;
 
-    /// The field whose token may as well be meant for another scheme that reads it, if it is of that sort.
-    fn token_field(&self) -> Option<&FieldName> {
-        None
+    /// Where that stands, each place once: what stands there may as well be meant for another scheme that reads it.
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>));
+
+    /// The fields in which what is spelled like an API key is one.
+    fn key_fields(&self) -> Vec<FieldName> {
+        Vec::new()
+    }
+
+    /// What is spelled like an API key in these fields is left to the schemes that read it there.
+    fn leave_keys(&mut self, fields: &[FieldName]) {
+        let _ = fields;
+    }
+
+    /// Another scheme knows what is shown, that this one has found to be no good: it need not be computed again.
+    fn note_known_elsewhere(&self, x: &Exchange<'_>) {
+        let _ = x;
     }
 
     /// Who shows the credential.
@@ -159,6 +181,12 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
     fn renew(&self, principal: &Arc<Principal>, x: &mut Exchange<'_>) -> Proof {
         self.stands(principal, x).map_or_else(Proof::Invalid, Proof::Valid)
     }
+}
+
+/// What follows this word, and space, in a value of `Authorization` (RFC 9110 section 11.4). Some programs take a tab for the space.
+pub(super) fn after_word<'v>(value: &'v [u8], word: &str) -> Option<&'v [u8]> {
+    let (first, rest) = value.split_at_checked(word.len())?;
+    (first.eq_ignore_ascii_case(word.as_bytes()) && matches!(rest, [b' ' | b'\t', ..])).then(|| rest.trim_ascii())
 }
 
 /// A challenge with a realm, and with RFC 6750's words for what is wrong (section 3).
@@ -226,9 +254,20 @@ macro_rules! schemes {
                 match self { $( AnyScheme::$variant(scheme) => scheme.presents(x), )* }
             }
 
-            /// The field whose token may as well be meant for another scheme that reads it, if it is of that sort.
-            pub(super) fn token_field(&self) -> Option<&FieldName> {
-                match self { $( AnyScheme::$variant(scheme) => scheme.token_field(), )* }
+            pub(super) fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.exhibits(x, add), )* }
+            }
+
+            pub(super) fn key_fields(&self) -> Vec<FieldName> {
+                match self { $( AnyScheme::$variant(scheme) => scheme.key_fields(), )* }
+            }
+
+            pub(super) fn leave_keys(&mut self, fields: &[FieldName]) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.leave_keys(fields), )* }
+            }
+
+            pub(super) fn note_known_elsewhere(&self, x: &Exchange<'_>) {
+                match self { $( AnyScheme::$variant(scheme) => scheme.note_known_elsewhere(x), )* }
             }
 
             pub(super) fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {

@@ -11,13 +11,14 @@ use aws_lc_rs::digest;
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 use transept_model::choice;
-use transept_wire::head::{FieldId, FieldName, Request};
+use transept_wire::head::{FieldId, FieldName, NameRef, Request};
 use transept_wire::normalize::{self, Form, Normal, PathRules};
 
 use super::super::{CompileCx, PlainHttp, parse_url};
-use super::jwt::tokens;
-use super::nonces::{Nonces, Refused};
-use super::scheme::{Fault, Proof, challenge};
+use super::api_key::{bearer_token, is_alike};
+use super::exhibits::Exhibit;
+use super::nonces::{Nonces, Use, Uses};
+use super::scheme::{Fault, Proof, after_word, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::{CertificateEnded, Exchange};
 use crate::jose::{Claims, PossessionProof};
@@ -71,12 +72,12 @@ const MOST: usize = 16_384;
 /// Proofs that were seen.
 #[derive(Debug)]
 pub(super) struct Proofs {
-    by_key: [Nonces; MEMORIES],
+    by_key: [Arc<Nonces>; MEMORIES],
 }
 
 impl Default for Proofs {
     fn default() -> Proofs {
-        Proofs { by_key: std::array::from_fn(|_| Nonces::default()) }
+        Proofs { by_key: std::array::from_fn(|_| Arc::default()) }
     }
 }
 
@@ -88,6 +89,8 @@ pub(super) struct Sender {
     field: FieldName,
     /// What proofs must hold, besides.
     nonces: Option<ProofNonces>,
+    /// Whether what is spelled like an API key is for another scheme.
+    leaves_keys: bool,
 }
 
 impl Sender {
@@ -106,30 +109,53 @@ impl Sender {
             proofs: cx.keep("proofs", Proofs::default),
             field: FieldName::new("dpop").ok()?,
             nonces,
+            leaves_keys: false,
         })
+    }
+
+    /// What is spelled like an API key is for another scheme, or is not.
+    pub(super) fn leave_keys(&mut self, leaves: bool) {
+        self.leaves_keys = leaves;
     }
 
     /// Tokens in a request, each with the word that says how it is shown.
     pub(super) fn shown<'r>(
-        &self,
+        &'r self,
         header: &'r FieldName,
         request: &'r Request,
-    ) -> impl Iterator<Item = (Word, &'r [u8])> + use<'r> {
-        let by = if header.id() == FieldId::AUTHORIZATION { Word::Bearer } else { Word::None };
-        let bearer = tokens(header, request).map(move |token| (by, token));
-        bearer.chain(self.tokens(header, request).map(|token| (Word::Dpop, token)))
+    ) -> impl Iterator<Item = (Word, &'r [u8])> {
+        request.fields.iter().filter_map(|(name, value)| self.token_in(header, name, value))
     }
 
-    /// Tokens that are shown with the word `DPoP`.
-    fn tokens<'r>(&self, header: &FieldName, request: &'r Request) -> impl Iterator<Item = &'r [u8]> + use<'r> {
-        let reads = header.id() == FieldId::AUTHORIZATION && self.constraint != SenderConstraint::Anybody;
-        request.fields.all(FieldId::AUTHORIZATION).filter(move |_| reads).filter_map(dpop_token)
+    /// The lines that they stand in.
+    pub(super) fn exhibits<'x>(&self, header: &FieldName, request: &Request, add: &mut dyn FnMut(Exhibit<'x>)) {
+        for (line, (name, value)) in request.fields.iter().enumerate() {
+            if self.token_in(header, name, value).is_some() {
+                add(Exhibit::Line(line));
+            }
+        }
     }
 
-    /// Removes such tokens, and proofs.
+    fn token_in<'v>(&self, header: &FieldName, name: NameRef<'_>, value: &'v [u8]) -> Option<(Word, &'v [u8])> {
+        if !name.is(header) {
+            return None;
+        }
+        let (word, token) = match name.id {
+            FieldId::AUTHORIZATION => {
+                let proven = || (self.constraint != SenderConstraint::Anybody).then(|| dpop_token(value)).flatten();
+                let bearer = bearer_token(value).map(|token| (Word::Bearer, token));
+                bearer.or_else(|| proven().map(|token| (Word::Dpop, token)))?
+            }
+            _ => (Word::None, value),
+        };
+        let is_key = self.leaves_keys && word != Word::Dpop && is_alike(token);
+        (!is_key).then_some((word, token))
+    }
+
+    /// Removes them, and proofs.
     pub(super) fn strip(&self, header: &FieldName, request: &mut Request) {
-        if self.tokens(header, request).next().is_some() {
-            request.fields.retain(|name, value| name.id != FieldId::AUTHORIZATION || dpop_token(value).is_none());
+        if self.shown(header, request).next().is_some() {
+            request.fields.retain(|name, value| self.token_in(header, name, value).is_none());
         }
         if self.constraint != SenderConstraint::Anybody {
             request.fields.remove(&self.field);
@@ -146,7 +172,8 @@ impl Sender {
         }
     }
 
-    /// Whether a genuine token with these claims is shown by whom it was given to: the end of the certificate that it is bound to, if it is to one.
+    /// Whether a genuine token with these claims is shown by whom it was given to: the end of the certificate that it is bound to, if it is to one, and
+    /// the proof that is used up by it.
     ///
     /// # Errors
     /// The proof that it is not.
@@ -156,9 +183,10 @@ impl Sender {
         word: Word,
         token: &[u8],
         x: &Exchange<'_>,
-    ) -> Result<Option<Duration>, Proof> {
+    ) -> Result<(Option<Duration>, Uses), Proof> {
+        let mut uses = Uses::new();
         if self.constraint == SenderConstraint::Anybody {
-            return Ok(None);
+            return Ok((None, uses));
         }
         let invalid = |why: &str| Err(Proof::invalid(why));
         let Bound { certificate, key } = self.bound(claims).map_err(Proof::invalid)?;
@@ -170,9 +198,9 @@ impl Sender {
         }
         let ends = certificate.map(|expected| check_certificate(expected, x)).transpose().map_err(Proof::invalid)?;
         if let Some(expected) = key {
-            self.check_proof(expected, token, x)?;
+            uses.push(Arc::new(self.check_proof(expected, token, x)?));
         }
-        Ok(ends)
+        Ok((ends, uses))
     }
 
     /// Whether a token with these claims, which was let in before, is good for whom it was given to today: the end of the certificate that it is
@@ -213,7 +241,7 @@ impl Sender {
         if is_enough { Ok(bound) } else { Err("the token is not bound to who shows it (`cnf`)") }
     }
 
-    fn check_proof(&self, expected: &str, token: &[u8], x: &Exchange<'_>) -> Result<(), Proof> {
+    fn check_proof(&self, expected: &str, token: &[u8], x: &Exchange<'_>) -> Result<Use, Proof> {
         let mut shown = x.request.fields.all_named(&self.field);
         let (Some(text), None) = (shown.next(), shown.next()) else {
             return Err(Proof::invalid(
@@ -228,19 +256,15 @@ impl Sender {
             return Err(nonces.ask(x.now.unix));
         }
         let memory = proof.thumbprint.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let seen = self.proofs.by_key.get(memory % MEMORIES);
-        let id = proof.text("jti").unwrap_or_default();
-        match seen.map(|seen| seen.spend(&format!("{} {id}", proof.thumbprint), end, x.now.unix, MOST)) {
-            Some(Ok(())) => Ok(()),
-            Some(Err(Refused::Seen)) => Err(Proof::invalid("the proof was seen before")),
-            Some(Err(Refused::Crowded)) | None => Err(Proof::Unavailable("too many proofs are remembered".into())),
-        }
+        let crowded = "too many proofs are remembered";
+        let memory = self.proofs.by_key.get(memory % MEMORIES).ok_or_else(|| Proof::Unavailable(crowded.into()))?;
+        let id = format!("{} {}", proof.thumbprint, proof.text("jti").unwrap_or_default()).into();
+        Ok(Use { memory: Arc::clone(memory), id, end, most: MOST, seen: "the proof was seen before", crowded })
     }
 }
 
 fn dpop_token(value: &[u8]) -> Option<&[u8]> {
-    let (word, token) = value.split_at_checked(5)?;
-    word.eq_ignore_ascii_case(b"dpop ").then(|| token.trim_ascii())
+    after_word(value, "dpop")
 }
 
 /// RFC 8705 section 3. When the certificate ends.

@@ -34,7 +34,8 @@ use crate::redact::CredentialPlaces;
 use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
 
-use super::nonces::{Nonces, Refused, share};
+use super::exhibits::Exhibit;
+use super::nonces::{Nonces, Use, Uses, share};
 use super::published::is_key_of_a_pair;
 
 choice! {
@@ -203,13 +204,19 @@ impl Scheme for SignatureScheme {
         x.request.fields.first_named(&self.input).is_some()
     }
 
+    fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
+        if self.presents(x) {
+            add(Exhibit::Signature);
+        }
+    }
+
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
         if !self.presents(x) {
             return Proof::Absent;
         }
         match self.verify(x) {
             Err(why) => Proof::invalid(why),
-            Ok(signed) if self.unsigned_content && signed.coverage == Coverage::Unsigned => self.accept(&signed, x),
+            Ok(signed) if self.unsigned_content && signed.coverage == Coverage::Unsigned => self.accept(&signed),
             Ok(signed) => signed.coverage.ask(self.max_content, Box::new(signed)),
         }
     }
@@ -223,7 +230,7 @@ impl Scheme for SignatureScheme {
             is_digest_of(&lines.join(&b", "[..]), content)
         };
         match signed.coverage.judge("content-digest", &result, is_signed) {
-            Ok(()) => self.accept(&signed, x),
+            Ok(()) => self.accept(&signed),
             Err(proof) => proof,
         }
     }
@@ -364,23 +371,24 @@ impl SignatureScheme {
         Ok(Signed { id: id.into(), nonce: nonce.map(Into::into), end, coverage })
     }
 
-    /// Lets in who has signed, and spends the nonce: last of all, when nothing else can be wrong with the request.
-    fn accept(&self, signed: &Signed, x: &Exchange<'_>) -> Proof {
+    /// Who has signed. The nonce is used up when he is let in, when nothing else can be wrong with the request.
+    fn accept(&self, signed: &Signed) -> Proof {
         // A configuration that has come into force meanwhile may know the key no more.
         let Some(known) = self.keys.get(&signed.id) else { return Proof::invalid("the key is not known") };
         let principal = match known.owned.principal() {
             Ok(principal) => Arc::clone(principal),
             Err(why) => return Proof::invalid(format!("the key {why}")),
         };
-        let spent = match &signed.nonce {
-            Some(nonce) => known.nonces.spend(nonce, signed.end, x.now.unix, self.nonces),
-            None => Ok(()),
+        let used = |nonce: &str| Use {
+            memory: Arc::clone(&known.nonces),
+            id: nonce.into(),
+            end: signed.end,
+            most: self.nonces,
+            seen: SEEN,
+            crowded: "too many nonces of this key are remembered",
         };
-        match spent {
-            Ok(()) => Proof::Valid(principal),
-            Err(Refused::Seen) => Proof::invalid(SEEN),
-            Err(Refused::Crowded) => Proof::Unavailable("too many nonces of this key are remembered".into()),
-        }
+        let uses: Uses = signed.nonce.iter().map(|nonce| Arc::new(used(nonce))).collect();
+        Proof::good(principal, uses)
     }
 
     /// The first signature with the tag that is wanted and a key that is known.

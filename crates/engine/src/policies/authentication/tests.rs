@@ -257,8 +257,9 @@ fn bad_credentials_are_refused_also_beside_what_was_not_asked_for() {
     let spec = "schemes: [{name: device, apiKey: {header: X-Device}}, {name: key, apiKey: {}}]\nrequire: [{device: [], key: []}, {}]\n";
     let desk = Desk::new(spec, &one_key());
     assert_eq!(desk.ask("/", &[("x-api-key", "junk")]).reason(), Reason::CredentialsInvalid);
+    // Half of what is asked for together is nobody.
     let alone = desk.ask("/", &[("x-api-key", &key(1))]);
-    assert_eq!(alone.id(), "default/mobile");
+    assert_eq!(alone.id(), "");
     assert_eq!(alone.field("x-api-key"), None);
 }
 

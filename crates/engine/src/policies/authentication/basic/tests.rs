@@ -200,3 +200,29 @@ fn the_same_password_is_computed_once_for_all_who_show_it() {
         assert!(resume(&desk, "ann", "a", notes, CalloutResult::Waited).0.goes_on());
     }
 }
+
+#[test]
+fn who_is_one_of_the_second_list_fails_at_the_first_one_in_no_count_and_once_only() {
+    let spec = "\
+schemes: [{name: staff, basic: {users: {name: staff, key: htpasswd}}}, {name: partners, basic: {users: {name: partners, key: htpasswd}}}]
+failures: {requests: 3, per: 60s}
+";
+    let partners =
+        SECRET.replace("name: staff", "name: partners").replace("ann:", "eve:").replace("    bob:", "    # ");
+    let desk = Desk::new(spec, &(SECRET.to_owned() + &partners));
+    let mut computed = Vec::new();
+    for _ in 0..5 {
+        let (verdict, notes, times) = ask(&desk, &shown("eve", "a"));
+        assert!(verdict.goes_on(), "{verdict:?}");
+        assert_eq!(&*notes.principal.expect("a principal").scheme, "partners");
+        computed.push(times);
+    }
+    assert_eq!(computed, [2, 0, 0, 0, 0]);
+    // A wrong one is one failure, though two lists were looked at.
+    for _ in 0..3 {
+        let Verdict::Respond(reply) = ask(&desk, &shown("eve", "b")).0 else { panic!("let in") };
+        assert_eq!(reply.reason, Reason::CredentialsInvalid);
+    }
+    let Verdict::Respond(reply) = ask(&desk, &shown("eve", "b")).0 else { panic!("let in") };
+    assert_eq!(reply.reason, Reason::AuthenticationLimited);
+}

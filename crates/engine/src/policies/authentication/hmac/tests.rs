@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use aws_lc_rs::digest;
 use data_encoding::BASE64;
 
+use super::super::nonces::spent;
 use super::super::tests::compile_scheme;
 use super::*;
 use crate::callout::Callout;
@@ -100,7 +101,7 @@ fn proof_at(
             if content.len() <= most { CalloutResult::Body(content.into()) } else { CalloutResult::BodyTooLarge };
         proof = scheme.resume(&mut x, between, result);
     }
-    match proof {
+    match spent(proof, x.now.unix) {
         Proof::Valid(principal) => Ok(principal),
         Proof::Invalid(why) | Proof::Unavailable(why) => Err(why.into()),
         other => panic!("{other:?}"),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use super::super::jwt::JwtScheme;
+use super::super::nonces::spent;
 use super::super::scheme::Scheme;
 use super::super::tests::compile_scheme;
 use super::*;
@@ -96,6 +97,7 @@ impl Stage {
         };
         assert!(self.scheme.presents(&x));
         let proof = self.scheme.authenticate(&mut x);
+        let proof = spent(proof, x.now.unix);
         self.scheme.strip(&mut request);
         match proof {
             Proof::Valid(principal) => {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64;
 
+use super::super::nonces::spent;
 use super::super::tests::{compile_scheme, compile_with};
 use super::*;
 use crate::callout::Callout;
@@ -96,7 +97,7 @@ fn proof(scheme: &SignatureScheme, request: &mut Request, content: &[u8]) -> Res
                 if content.len() <= most { CalloutResult::Body(content.into()) } else { CalloutResult::BodyTooLarge };
             proof = scheme.resume(x, between, result);
         }
-        match proof {
+        match spent(proof, x.now.unix) {
             Proof::Valid(principal) => Ok(principal),
             Proof::Invalid(why) | Proof::Unavailable(why) => Err(why.into()),
             other => panic!("{other:?}"),

@@ -1,0 +1,205 @@
+//! What the findings of several schemes about one request mean together.
+//!
+//! Asked by `decide`, which has the schemes look; here nothing is looked at but what they have found. The rule is about what is shown, not about
+//! schemes: **what one scheme finds no good is held against nobody where another scheme knows the very same thing**, such as a key of the pepper
+//! before, or a token of the other issuer; whatever nobody knows is held against whoever shows it, also beside something good. Who knows it
+//! has to be enough for some alternative of `require`: what two schemes are asked for together about one token, one of them cannot settle alone.
+
+use super::decide::{Outcome, Outcomes};
+use super::exhibits::{BEYOND, Exhibits, Shown};
+use super::requirement::Alternative;
+
+/// What is required, and what of what is shown each scheme reads.
+#[derive(Debug)]
+pub(super) struct Judgement<'j> {
+    pub(super) alternatives: &'j [Alternative],
+    pub(super) exhibits: &'j Exhibits,
+}
+
+/// What another scheme has to have found about a thing, to speak for it.
+type Enough = fn(&Outcome) -> bool;
+
+fn is_valid(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Valid(..))
+}
+
+/// It is good, or nobody can tell at present.
+fn may_be_valid(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Valid(..) | Outcome::Unavailable(..))
+}
+
+impl Judgement<'_> {
+    /// The scheme whose finding refuses the request. What was recognised and is over comes first: nobody else can know it better.
+    pub(super) fn accuser(&self, outcomes: &Outcomes) -> Option<usize> {
+        let is_over = |index: &usize| matches!(outcomes.get(*index), Some(Some(Outcome::Over(_))));
+        let is_invalid = |index: &usize| matches!(outcomes.get(*index), Some(Some(Outcome::Invalid(..))));
+        let all = || 0..outcomes.len();
+        let over = all().filter(is_over).find(|index| !self.is_known(*index, outcomes));
+        over.or_else(|| all().filter(is_invalid).find(|index| !self.may_be_known(*index, outcomes)))
+    }
+
+    /// Whether others know all that a scheme reads.
+    pub(super) fn is_known(&self, scheme: usize, outcomes: &Outcomes) -> bool {
+        self.is_spoken_for(scheme, outcomes, is_valid)
+    }
+
+    /// Whether others know all that a scheme reads, or cannot tell at present.
+    pub(super) fn may_be_known(&self, scheme: usize, outcomes: &Outcomes) -> bool {
+        self.is_spoken_for(scheme, outcomes, may_be_valid)
+    }
+
+    /// Whether an alternative that asks for a scheme could hold, if that one could tell.
+    pub(super) fn is_within_reach(&self, scheme: usize, outcomes: &Outcomes) -> bool {
+        let mut asked = self.alternatives.iter().filter(|one| asks_for(one, scheme));
+        asked.any(|one| one.needs.iter().all(|need| has(outcomes, need.scheme, may_be_valid)))
+    }
+
+    fn is_spoken_for(&self, scheme: usize, outcomes: &Outcomes, enough: Enough) -> bool {
+        let read = self.exhibits.read_by(scheme);
+        let mut things = (0..Shown::BITS).map(|bit| 1 << bit).filter(|thing| read & thing != 0);
+        read & BEYOND == 0 && read != 0 && things.all(|thing| self.speaks_for(thing, scheme, outcomes, enough))
+    }
+
+    /// Whether an alternative that does not ask for a scheme has enough of all that it asks about a thing.
+    fn speaks_for(&self, thing: Shown, scheme: usize, outcomes: &Outcomes, enough: Enough) -> bool {
+        let mut others = self.alternatives.iter().filter(|one| !asks_for(one, scheme));
+        others.any(|one| {
+            let readers =
+                || one.needs.iter().map(|need| need.scheme).filter(|need| self.exhibits.read_by(*need) & thing != 0);
+            let is_enough = readers().next().is_some() && readers().all(|reader| has(outcomes, reader, enough));
+            // What contradicts one that it is asked for with is no other's business, unless this alternative holds without it.
+            is_enough
+                && (one.needs.iter().all(|need| has(outcomes, need.scheme, enough))
+                    || !readers().any(|reader| self.are_asked_together(scheme, reader)))
+        })
+    }
+
+    fn are_asked_together(&self, scheme: usize, other: usize) -> bool {
+        self.alternatives.iter().any(|one| asks_for(one, scheme) && asks_for(one, other))
+    }
+}
+
+fn asks_for(alternative: &Alternative, scheme: usize) -> bool {
+    alternative.needs.iter().any(|need| need.scheme == scheme)
+}
+
+fn has(outcomes: &Outcomes, scheme: usize, enough: Enough) -> bool {
+    outcomes.get(scheme).is_some_and(|outcome| outcome.as_ref().is_some_and(enough))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::decide::Counted;
+    use super::super::nonces::Uses;
+    use super::super::requirement::Need;
+    use super::*;
+    use crate::exchange::{below, draw};
+    use crate::principal::Principal;
+
+    fn one(needs: &[usize]) -> Alternative {
+        let need = |scheme: &usize| Need { scheme: *scheme, scopes: Vec::new() };
+        Alternative { needs: needs.iter().map(need).collect() }
+    }
+
+    fn found(letter: char) -> Option<Outcome> {
+        match letter {
+            'v' => Some(Outcome::Valid(Arc::new(Principal::default()), Uses::new())),
+            'i' => Some(Outcome::Invalid("".into(), Counted::No)),
+            'o' => Some(Outcome::Over("".into())),
+            'u' => Some(Outcome::Unavailable("".into(), None)),
+            'a' => Some(Outcome::Absent),
+            _ => None,
+        }
+    }
+
+    /// Which scheme refuses, where these are the alternatives, what each scheme reads, and what it has found.
+    fn accuser(alternatives: &[&[usize]], read: &[Shown], letters: &str) -> Option<usize> {
+        let alternatives: Vec<Alternative> = alternatives.iter().map(|needs| one(needs)).collect();
+        let exhibits = Exhibits::new(read);
+        let judgement = Judgement { alternatives: &alternatives, exhibits: &exhibits };
+        judgement.accuser(&letters.chars().map(found).collect())
+    }
+
+    #[test]
+    fn what_another_scheme_knows_is_held_against_nobody() {
+        let either: &[&[usize]] = &[&[0], &[1]];
+        // Two peppers, one key.
+        assert_eq!(accuser(either, &[1, 1], "iv"), None);
+        assert_eq!(accuser(either, &[1, 1], "ov"), None);
+        assert_eq!(accuser(either, &[1, 1], "ii"), Some(0));
+        assert_eq!(accuser(either, &[1, 1], "io"), Some(1));
+        assert_eq!(accuser(either, &[1, 1], "iu"), None);
+        assert_eq!(accuser(either, &[1, 1], "ou"), Some(0));
+        // Two fields, two keys.
+        assert_eq!(accuser(either, &[1, 2], "iv"), Some(0));
+        assert_eq!(accuser(either, &[1, 2], "iu"), Some(0));
+        // One reads both fields.
+        assert_eq!(accuser(either, &[3, 2], "iv"), Some(0));
+        assert_eq!(accuser(either, &[2, 3], "iv"), None);
+        // One that shows nothing is no good for nobody.
+        assert_eq!(accuser(either, &[0, 1], "iv"), Some(0));
+        assert_eq!(accuser(either, &[BEYOND, BEYOND], "iv"), Some(0));
+    }
+
+    #[test]
+    fn what_is_asked_for_together_is_not_settled_by_one() {
+        // A token and whether it is still active; a key.
+        assert_eq!(accuser(&[&[0, 1], &[2]], &[1, 1, 2], "viv"), Some(1));
+        assert_eq!(accuser(&[&[0, 1], &[2]], &[1, 1, 2], "ivv"), Some(0));
+        assert_eq!(accuser(&[&[0, 1], &[2]], &[1, 1, 2], "vuv"), None);
+        // The token alone is enough for another alternative, or with a key that is there.
+        assert_eq!(accuser(&[&[0, 1], &[0]], &[1, 1], "vi"), None);
+        assert_eq!(accuser(&[&[0, 1], &[0, 2]], &[1, 1, 2], "viv"), None);
+        assert_eq!(accuser(&[&[0, 1], &[0, 2]], &[1, 1, 0], "via"), Some(1));
+        // Two populations of certificates, each with a key: that the key is missing says nothing of the certificate.
+        assert_eq!(accuser(&[&[0, 2], &[1, 2]], &[1, 1, 0], "via"), None);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_always_held_against_who_shows_it() {
+        let (mut refused, mut passed) = (0, 0);
+        for seed in 0..200_000 {
+            let mut step = 0;
+            let mut pick = |most: u64| {
+                step += 1;
+                below(draw(seed, step), most)
+            };
+            let schemes = 1 + pick(4) as usize;
+            let alternatives: Vec<Vec<usize>> = (0..1 + pick(4))
+                .map(|_| (0..schemes).filter(|_| pick(2) == 0).collect::<Vec<_>>())
+                .filter(|needs| !needs.is_empty())
+                .collect();
+            let read: Vec<Shown> = (0..schemes).map(|_| pick(8)).collect();
+            let letters: Vec<char> = (0..schemes).map(|_| ['v', 'i', 'o', 'u', 'a'][pick(5) as usize]).collect();
+            let text: String = letters.iter().collect();
+            let all: Vec<&[usize]> = alternatives.iter().map(Vec::as_slice).collect();
+            let accused = accuser(&all, &read, &text);
+            let is = |index: usize, wanted: &str| wanted.contains(letters[index]);
+            for thing in [1, 2, 4] {
+                let readers: Vec<usize> = (0..schemes).filter(|index| read[*index] & thing != 0).collect();
+                let is_refused = readers.iter().any(|index| is(*index, "io"));
+                let is_maybe_known = readers.iter().any(|index| is(*index, "vu"));
+                assert!(!is_refused || is_maybe_known || accused.is_some(), "{alternatives:?} {read:?} {text}");
+            }
+            match accused {
+                Some(index) => {
+                    refused += 1;
+                    assert!(is(index, "io"), "{alternatives:?} {read:?} {text}");
+                    // Where an alternative holds without the accuser that reads all that it reads, nothing is held against anybody.
+                    let knows = |needs: &&Vec<usize>| {
+                        let union = needs.iter().fold(0, |sum, need| sum | read[*need]);
+                        !needs.contains(&index)
+                            && needs.iter().all(|need| is(*need, "v"))
+                            && read[index] != 0
+                            && read[index] & !union == 0
+                    };
+                    assert!(!alternatives.iter().any(|needs| knows(&needs)), "{alternatives:?} {read:?} {text}");
+                }
+                None => passed += 1,
+            }
+        }
+        assert!(refused > 10_000 && passed > 10_000, "{refused} {passed}");
+    }
+}
