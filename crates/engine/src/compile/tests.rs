@@ -561,6 +561,37 @@ fn who_asks_for_what_no_client_can_prove_is_told_so() {
 }
 
 #[test]
+fn who_asks_for_two_keys_that_may_be_one_is_told_so() {
+    let notes = |first: &str, second: &str, require: &str| {
+        let text = format!(
+            "{}---\napiVersion: transept.dev/v1alpha1\nkind: AuthenticationPolicy\nmetadata: {{name: two}}\nspec:\n  \
+             targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}}]\n  schemes:\n  \
+             - {{name: device, apiKey: {{{first}}}}}\n  - {{name: user, apiKey: {{{second}}}}}\n{require}",
+            site("10.0.0.1", "HTTP", "a")
+        );
+        let notes: Vec<String> = compiled(&text, None).0.notes.iter().map(ToString::to_string).collect();
+        notes.into_iter().map(|note| (line(&text, &note).trim().to_owned(), note)).collect::<Vec<_>>()
+    };
+    let both = "  require: [{device: [], user: []}]\n";
+    let told = notes("header: X-Device", "header: X-User", both);
+    let [(at, note)] = &told[..] else { panic!("{told:?}") };
+    assert!(at.starts_with("- {name: user"), "{at}");
+    assert!(
+        note.contains("schemes device and user are asked for together") && note.contains("in `authorization`"),
+        "{note}"
+    );
+    let told = notes("header: X-Key, bearer: false", "header: x-key", both);
+    assert!(told.len() == 1 && told[0].1.contains("in `x-key`"), "{told:?}");
+    for (first, second, require) in [
+        ("header: X-Device, bearer: false", "header: X-User", both),
+        ("header: X-Device", "header: X-User", "  require: [{device: []}, {user: []}]\n"),
+        ("header: X-Device", "header: X-User", ""),
+    ] {
+        assert!(notes(first, second, require).is_empty(), "{first} {second} {require}");
+    }
+}
+
+#[test]
 fn who_guards_a_route_that_other_spellings_pass_by_is_told_so() {
     let on = |kind: &str, name: &str| {
         format!("  targetRefs: [{{group: gateway.networking.k8s.io, kind: {kind}, name: {name}}}]\n")

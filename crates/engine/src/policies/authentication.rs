@@ -202,7 +202,7 @@ impl Policy for AuthenticationPolicy {
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
-        cautions::find(&self.schemes, known)
+        cautions::find(&self.schemes, &self.alternatives, known)
     }
 
     fn page(&self) -> Option<&str> {

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use transept_model::kinds::{ApiKeySpec, KeyHash, Object};
 use transept_model::object;
+use transept_model::place::Spot;
 use transept_model::schema::{HEADER_NAME, Rule, Text};
 use transept_wire::head::{FieldId, FieldName, Fields, Request};
 
@@ -49,6 +50,8 @@ pub(super) struct ApiKeyScheme {
     pepper: Option<Box<hmac::Key>>,
     keys: HashMap<[u8; 32], Known>,
     by_name: OnceLock<HashMap<Box<str>, [u8; 32]>>,
+    /// Where it is written.
+    pub(super) at: Spot,
     /// What is remembered lives as long as somebody holds it.
     _uses: Arc<LastUses>,
 }
@@ -94,6 +97,7 @@ impl Scheme for ApiKeyScheme {
             pepper,
             keys: known_keys(name, &uses, cx),
             by_name: OnceLock::new(),
+            at: spec.at,
             _uses: uses,
         })
     }

@@ -1,22 +1,47 @@
-//! What the owner of an `AuthenticationPolicy` should know although nothing is wrong with it: schemes by which nobody can be let in.
+//! What the owner of an `AuthenticationPolicy` should know although nothing is wrong with it: schemes by which nobody can be let in, and two that are
+//! one.
 
 use super::super::{Caution, Identified, Known};
 use super::Named;
+use super::requirement::Alternative;
 use super::scheme::AnyScheme;
 
-/// What there is to say of these schemes, by what clients can prove where they are in force.
-pub(super) fn find(schemes: &[Named], known: Known) -> Vec<Caution> {
-    if known.proven != Identified::Nowhere {
-        return Vec::new();
+/// What there is to say of these schemes, by what is required of them and by what clients can prove where they are in force.
+pub(super) fn find(schemes: &[Named], alternatives: &[Alternative], known: Known) -> Vec<Caution> {
+    let mut found: Vec<Caution> = alternatives.iter().flat_map(|one| one_key_for_two(schemes, one)).collect();
+    if known.proven == Identified::Nowhere {
+        found.extend(schemes.iter().filter_map(without_certificates));
     }
-    let say = |named: &Named| {
-        let AnyScheme::ClientCertificate(scheme) = &named.scheme else { return None };
+    found
+}
+
+fn without_certificates(named: &Named) -> Option<Caution> {
+    let AnyScheme::ClientCertificate(scheme) = &named.scheme else { return None };
+    let what = format!(
+        "scheme {} looks for certificates of clients, and no listener above its targets takes only clients with one of an authority of its own: \
+         it lets nobody in; write `tls.frontend.default.validation.caCertificateRefs` into the Gateway, or remove the scheme",
+        named.name
+    );
+    Some(Caution { at: scheme.at, what })
+}
+
+/// Schemes for keys that are asked for together and look at one field: the keys are those of one namespace.
+fn one_key_for_two(schemes: &[Named], alternative: &Alternative) -> Option<Caution> {
+    let asked: Vec<&Named> = alternative.needs.iter().filter_map(|need| schemes.get(need.scheme)).collect();
+    asked.iter().enumerate().find_map(|(index, second)| {
+        let AnyScheme::ApiKey(scheme) = &second.scheme else { return None };
+        let (first, field) = asked.iter().take(index).find_map(|first| {
+            let fields = first.scheme.key_fields();
+            let field = second.scheme.key_fields().into_iter().find(|field| fields.contains(field))?;
+            Some((first, field))
+        })?;
         let what = format!(
-            "scheme {} looks for certificates of clients, and no listener above its targets takes only clients with one of an authority of its own: \
-             it lets nobody in; write `tls.frontend.default.validation.caCertificateRefs` into the Gateway, or remove the scheme",
-            named.name
+            "schemes {} and {} are asked for together, and both look for keys in `{}`, so that one key is enough for both; write `bearer: false` \
+             and a `header` of its own into each",
+            first.name,
+            second.name,
+            field.as_str()
         );
         Some(Caution { at: scheme.at, what })
-    };
-    schemes.iter().filter_map(say).collect()
+    })
 }
