@@ -63,10 +63,11 @@ mod verified;
 #[doc(hidden)]
 pub use probe::probe_credentials;
 
-use decide::{Counted, Outcomes, Waiting, limited};
+use decide::{Outcomes, Waiting, limited};
 use failures::{FailureLimit, Failures};
 use forward::{ClaimField, Forward, IdentityField};
 use login::LoginSpec;
+use nonces::Uses;
 use requirement::{Alternative, Requirement};
 use resource::{Metadata, ProtectedResource};
 use scheme::{AnyScheme, Proof, SchemeSpec};
@@ -233,35 +234,32 @@ impl Policy for AuthenticationPolicy {
             // Its own page is answered by the scheme, whatever else the request shows.
             Some((index, named)) => {
                 let proof = named.scheme.authenticate(x);
-                match self.settle(index, proof, Counted::No, outcomes, x) {
-                    Ok(outcomes) => self.decide(outcomes, x),
+                match self.settle(index, proof, None, outcomes, x) {
+                    Ok(outcomes) => self.decide(outcomes, Uses::new(), x),
                     Err(verdict) => verdict,
                 }
             }
-            None => self.decide(outcomes, x),
+            None => self.decide(outcomes, Uses::new(), x),
         }
     }
 
     fn on_callout(&self, x: &mut Exchange<'_>, result: CalloutResult) -> Verdict {
         let waiting = x.notes.between.take().and_then(|between| between.downcast::<Waiting>().ok());
         let Some(waiting) = waiting else { return self.on_request(x) };
-        let Waiting { mut outcomes, scheme, between, hold } = *waiting;
+        let Waiting { outcomes, scheme, between, hold, spent } = *waiting;
         let Some(named) = self.schemes.get(scheme) else { return self.on_request(x) };
         let proof = named.scheme.resume(x, between, result);
-        let counted = match (&proof, hold) {
-            (_, None) => Counted::No,
-            (Proof::Invalid(_), Some(hold)) => Counted::Ahead(Arc::new(hold)),
-            (Proof::Over(_) | Proof::Refused(_), Some(_)) => Counted::Yes,
-            (_, Some(hold)) => {
-                self.failures.release(&hold, x.client, x.now.monotonic);
-                Counted::No
+        let hold = hold.filter(|hold| {
+            let is_failure = matches!(proof, Proof::Invalid(_) | Proof::Refused(_));
+            if !is_failure {
+                self.failures.release(hold, x.client, x.now.monotonic);
             }
-        };
-        match self.settle(scheme, proof, counted, outcomes, x) {
-            Ok(settled) => outcomes = settled,
-            Err(call) => return call,
+            is_failure
+        });
+        match self.settle(scheme, proof, hold, outcomes, x) {
+            Ok(outcomes) => self.decide(outcomes, spent, x),
+            Err(call) => call,
         }
-        self.decide(outcomes, x)
     }
 
     fn on_response(&self, x: &mut Exchange<'_>, response: &mut Response) {

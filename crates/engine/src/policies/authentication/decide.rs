@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use transept_model::schema::Text;
 use transept_wire::head::{FieldId, FieldName, Request};
 
 use super::exhibits::Exhibits;
 use super::failures::Hold;
 use super::judgement::Judgement;
-use super::nonces::Uses;
-use super::requirement::Alternative;
+use super::nonces::{Use, Uses};
+use super::requirement::{Alternative, Need};
 use super::scheme::{Fault, Later, Proof};
 use super::{Anonymous, AuthenticationPolicy, Credentials};
 use crate::exchange::Exchange;
@@ -30,21 +29,13 @@ pub(super) type Outcomes = SmallVec<[Option<Outcome>; 2]>;
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     Absent,
-    Invalid(Box<str>, Counted),
+    /// With the failure that was counted ahead, if one was.
+    Invalid(Box<str>, Option<Arc<Hold>>),
     /// It is genuine, and over.
     Over(Box<str>),
     Unavailable(Box<str>, Option<Later>),
     /// With what it uses up when it lets somebody in.
     Valid(Arc<Principal>, Uses),
-}
-
-/// Whether a failure has been counted already.
-#[derive(Clone, Debug)]
-pub(super) enum Counted {
-    /// It has, and may turn out to be none.
-    Ahead(Arc<Hold>),
-    Yes,
-    No,
 }
 
 /// What is remembered while a scheme waits for what it has asked for.
@@ -54,19 +45,25 @@ pub(super) struct Waiting {
     pub(super) between: Box<dyn Any + Send>,
     /// The failure that was counted ahead.
     pub(super) hold: Option<Hold>,
+    /// What was used up for the request already.
+    pub(super) spent: Uses,
 }
 
 /// What the alternatives have come to.
 struct Tried<'p> {
     /// The first that holds.
     held: Option<&'p Alternative>,
-    /// Of the first that would hold with more scopes.
+    /// The first that would hold with more scopes.
     lacking: Option<Lacking<'p>>,
     outcomes: Outcomes,
 }
 
-/// A scheme, and the scopes that its credential is needed for.
-type Lacking<'p> = (usize, &'p [Text]);
+/// An alternative whose credentials are all there, and the first of them that lacks a scope.
+#[derive(Clone, Copy)]
+struct Lacking<'p> {
+    alternative: &'p Alternative,
+    need: &'p Need,
+}
 
 impl AuthenticationPolicy {
     /// Notes what a scheme has found; the verdict by which it asks for something is the error.
@@ -74,13 +71,13 @@ impl AuthenticationPolicy {
         &self,
         index: usize,
         proof: Proof,
-        counted: Counted,
+        hold: Option<Hold>,
         mut outcomes: Outcomes,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
         let outcome = match proof {
             Proof::Absent => Outcome::Absent,
-            Proof::Invalid(why) => Outcome::Invalid(why, counted),
+            Proof::Invalid(why) => Outcome::Invalid(why, hold.map(Arc::new)),
             Proof::Over(why) => Outcome::Over(why),
             Proof::Unavailable(why) => Outcome::Unavailable(why, None),
             Proof::Later(why, later) => Outcome::Unavailable(why, Some(later)),
@@ -88,21 +85,22 @@ impl AuthenticationPolicy {
             Proof::Once(principal, uses) => Outcome::Valid(principal, uses),
             Proof::Answer(reply) => return Err(Verdict::Respond(reply)),
             Proof::Refused(reply) => {
-                self.note_failure(&counted, x);
+                if hold.is_none() {
+                    self.note_failure(&outcomes, x);
+                }
                 return Err(Verdict::Respond(reply));
             }
             Proof::Ask(callout, between) => {
                 let is_try = self.schemes.get(index).is_some_and(|named| named.scheme.is_try(&callout, x));
-                // One request is one failure.
-                let is_counted = |one: &Option<Outcome>| matches!(one, Some(Outcome::Invalid(_, Counted::Ahead(_))));
-                let hold = match is_try && !outcomes.iter().any(is_counted) {
+                let hold = match is_try && !is_counted(&outcomes) {
                     true => {
                         let hold = self.failures.hold(&self.limit, x.client, x.now.monotonic, x.random);
                         Some(hold.map_err(limited)?)
                     }
                     false => None,
                 };
-                x.notes.between = Some(Box::new(Waiting { outcomes, scheme: index, between, hold }));
+                x.notes.between =
+                    Some(Box::new(Waiting { outcomes, scheme: index, between, hold, spent: Uses::new() }));
                 return Err(Verdict::Call(callout));
             }
         };
@@ -141,7 +139,7 @@ impl AuthenticationPolicy {
     }
 
     pub(super) fn refuse_ambiguous(&self, x: &Exchange<'_>) -> Verdict {
-        self.note_failure(&Counted::No, x);
+        self.note_failure(&Outcomes::new(), x);
         let why = "there are several `Authorization` fields, and not all are credentials that are read here";
         self.refuse(Reply::new(Reason::CredentialsInvalid).because(why.to_owned()), |_| Fault::Invalid)
     }
@@ -154,12 +152,18 @@ impl AuthenticationPolicy {
 
     /// Decides by what is known, and asks the schemes that have not been asked: the first alternative that holds lets in, unless something else that is shown
     /// is no good.
-    pub(super) fn decide(&self, outcomes: Outcomes, x: &mut Exchange<'_>) -> Verdict {
-        self.judge(outcomes, x).unwrap_or_else(|verdict| verdict)
+    /// `spent` was used up for the request before.
+    pub(super) fn decide(&self, outcomes: Outcomes, mut spent: Uses, x: &mut Exchange<'_>) -> Verdict {
+        let verdict = self.judge(outcomes, &mut spent, x).unwrap_or_else(|verdict| verdict);
+        if let (Verdict::Call(_), Some(between), false) = (&verdict, &mut x.notes.between, spent.is_empty())
+            && let Some(waiting) = between.downcast_mut::<Waiting>()
+        {
+            waiting.spent = spent;
+        }
+        verdict
     }
 
-    fn judge(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Verdict, Verdict> {
-        let mut spent = Uses::new();
+    fn judge(&self, mut outcomes: Outcomes, spent: &mut Uses, x: &mut Exchange<'_>) -> Result<Verdict, Verdict> {
         loop {
             let Tried { held, lacking, outcomes: tried } = self.try_alternatives(outcomes, x)?;
             outcomes = tried;
@@ -180,44 +184,48 @@ impl AuthenticationPolicy {
                             is_guess = has_guess(&outcomes, &judgement);
                             enough
                         }
-                        None => self.without_alternative(&outcomes, lacking, &judgement, x)?,
+                        None => match self.without_alternative(&outcomes, lacking, &judgement, x)? {
+                            Some(enough) => enough,
+                            None => return Ok(self.let_in_without(x)),
+                        },
                     }
                 }
             };
             // Who shows what was used up before is judged again, without it.
-            if self.spend(enough, &mut outcomes, &mut spent, x) {
+            if self.spend(enough, &mut outcomes, spent, x) {
                 if is_guess {
-                    self.note_failure(&Counted::No, x);
+                    self.note_failure(&outcomes, x);
                 }
                 let needed = enough.needs.iter().filter_map(|need| valid(&outcomes, need.scheme));
                 return Ok(match combined(needed) {
                     Some(principal) => self.let_in(principal, x),
-                    None => self.refuse_incomplete(&outcomes, x),
+                    None => self.refuse_incomplete(&outcomes, false, x),
                 });
             }
         }
     }
 
+    /// Looks for an alternative that holds, asking one scheme after the other.
     fn try_alternatives(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Tried<'_>, Verdict> {
-        let mut lacking: Option<Lacking<'_>> = None;
+        let mut lacking = None;
         for alternative in &self.alternatives {
-            let mut holds = true;
+            let (mut is_complete, mut without) = (true, None);
             for need in &alternative.needs {
                 if outcomes.get(need.scheme).is_some_and(Option::is_none) {
                     outcomes = self.ask(need.scheme, outcomes, x)?;
                 }
-                let principal = valid(&outcomes, need.scheme);
-                let has_scopes = |one: &Arc<Principal>| need.scopes.iter().all(|scope| one.has_scope(scope));
-                if principal.is_some_and(|one| !has_scopes(one)) {
-                    lacking.get_or_insert((need.scheme, &need.scopes));
-                }
-                holds = principal.is_some_and(has_scopes);
-                if !holds {
+                let Some(principal) = valid(&outcomes, need.scheme) else {
+                    is_complete = false;
                     break;
+                };
+                if !need.scopes.iter().all(|scope| principal.has_scope(scope)) {
+                    without.get_or_insert(need);
                 }
             }
-            if holds {
-                return Ok(Tried { held: Some(alternative), lacking, outcomes });
+            match (is_complete, without) {
+                (true, None) => return Ok(Tried { held: Some(alternative), lacking, outcomes }),
+                (true, Some(need)) => _ = lacking.get_or_insert(Lacking { alternative, need }),
+                (false, _) => {}
             }
         }
         Ok(Tried { held: None, lacking, outcomes })
@@ -249,17 +257,15 @@ impl AuthenticationPolicy {
     fn ask(&self, index: usize, outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Outcomes, Verdict> {
         let Some(named) = self.schemes.get(index) else { return Ok(outcomes) };
         let proof = named.scheme.authenticate(x);
-        self.settle(index, proof, Counted::No, outcomes, x)
+        self.settle(index, proof, None, outcomes, x)
     }
 
     /// What another scheme knows was no failure.
     fn forgive(&self, outcomes: &mut Outcomes, judgement: &Judgement<'_>, x: &Exchange<'_>) {
         for (index, named) in self.schemes.iter().enumerate() {
-            let is_held = matches!(outcomes.get(index), Some(Some(Outcome::Invalid(_, Counted::Ahead(_)))));
-            if is_held
-                && judgement.is_known(index, outcomes)
+            if judgement.is_known(index, outcomes)
                 && let Some(Some(Outcome::Invalid(_, counted))) = outcomes.get_mut(index)
-                && let Counted::Ahead(hold) = std::mem::replace(counted, Counted::No)
+                && let Some(hold) = counted.take()
             {
                 self.failures.release(&hold, x.client, x.now.monotonic);
                 named.scheme.note_known_elsewhere(x);
@@ -275,84 +281,86 @@ impl AuthenticationPolicy {
         spent: &mut Uses,
         x: &mut Exchange<'_>,
     ) -> bool {
-        for index in alternative.needs.iter().map(|need| need.scheme) {
-            let Some(Some(Outcome::Valid(_, uses))) = outcomes.get(index) else { continue };
-            let refused = uses.iter().find_map(|one| one.spend(spent, x.now.unix).err());
-            let outcome = match refused {
-                None => continue,
-                Some(Proof::Invalid(why)) => Outcome::Invalid(why, Counted::No),
-                Some(Proof::Unavailable(why)) => Outcome::Unavailable(why, None),
-                Some(_) => Outcome::Absent,
-            };
-            self.tell(index, &outcome, x);
-            if let Some(place) = outcomes.get_mut(index) {
-                *place = Some(outcome);
-            }
-            return false;
+        let now = x.now.unix;
+        let uses = |scheme: usize| match outcomes.get(scheme) {
+            Some(Some(Outcome::Valid(_, uses))) => uses.clone(),
+            _ => Uses::new(),
+        };
+        let needed = alternative.needs.iter().map(|need| need.scheme);
+        let all: SmallVec<[(usize, Arc<Use>); 1]> =
+            needed.flat_map(|index| uses(index).into_iter().map(move |one| (index, one))).collect();
+        // None is used up where another one is no good.
+        let checked = all.iter().find_map(|(index, one)| Some((*index, one.check(spent, now).err()?)));
+        let refused =
+            checked.or_else(|| all.iter().find_map(|(index, one)| Some((*index, one.spend(spent, now).err()?))));
+        let Some((index, refusal)) = refused else { return true };
+        let outcome = match refusal {
+            Proof::Invalid(why) => Outcome::Invalid(why, None),
+            Proof::Unavailable(why) => Outcome::Unavailable(why, None),
+            _ => Outcome::Absent,
+        };
+        self.tell(index, &outcome, x);
+        if let Some(place) = outcomes.get_mut(index) {
+            *place = Some(outcome);
         }
-        true
+        false
     }
 
     /// The refusal of what a scheme has found no good.
     fn refuse_for(&self, index: usize, outcomes: &Outcomes, x: &Exchange<'_>) -> Verdict {
-        let (why, counted) = match outcomes.get(index) {
-            Some(Some(Outcome::Invalid(why, counted))) => (&**why, counted),
-            Some(Some(Outcome::Over(why))) => (&**why, &Counted::No),
-            _ => ("it is no good", &Counted::No),
+        let why = match outcomes.get(index) {
+            Some(Some(Outcome::Invalid(why, _) | Outcome::Over(why))) => why,
+            _ => "it is no good",
         };
-        self.note_failure(counted, x);
+        self.note_failure(outcomes, x);
         let cause = format!("scheme {}: {why}", self.name_of(index));
         let reply = Reply::new(Reason::CredentialsInvalid).because(cause);
         self.refuse(reply, |other| if other == index { Fault::Invalid } else { Fault::Missing })
     }
 
-    /// What becomes of a request for which no alternative holds, and which shows nothing that is no good: good credentials that lack scopes are enough where
-    /// none are required.
+    /// What becomes of a request for which no alternative holds, and which shows nothing that is no good. Where no credentials are required those that lack
+    /// scopes are enough, or none.
     ///
     /// # Errors
-    /// The verdict, where nobody is let in by them.
-    fn without_alternative(
+    /// The refusal, or where a client is sent.
+    fn without_alternative<'p>(
         &self,
         outcomes: &Outcomes,
-        lacking: Option<Lacking<'_>>,
+        lacking: Option<Lacking<'p>>,
         judgement: &Judgement<'_>,
         x: &mut Exchange<'_>,
-    ) -> Result<&Alternative, Verdict> {
+    ) -> Result<Option<&'p Alternative>, Verdict> {
+        let is_guess = has_guess(outcomes, judgement);
         for (index, outcome) in outcomes.iter().enumerate() {
             let Some(Outcome::Unavailable(why, later)) = outcome else { continue };
-            let is_of_use = match self.anonymous {
-                Anonymous::Allowed => !judgement.is_known(index, outcomes),
-                Anonymous::Refused => judgement.is_within_reach(index, outcomes),
-            };
+            // By it the client could be somebody else, or what it shows could be no good.
+            let is_unjudged = self.anonymous == Anonymous::Allowed && !judgement.is_known(index, outcomes);
+            let is_of_use = is_unjudged || judgement.is_within_reach(index, outcomes);
             if is_of_use {
-                if has_guess(outcomes, judgement) {
-                    self.note_failure(&Counted::No, x);
+                if is_guess {
+                    self.note_failure(outcomes, x);
                 }
                 return Err(self.unavailable(index, why, *later));
             }
         }
         match (self.anonymous, lacking) {
-            (Anonymous::Allowed, _) => {
-                let is_complete =
-                    |one: &&Alternative| one.needs.iter().all(|need| valid(outcomes, need.scheme).is_some());
-                self.alternatives.iter().find(is_complete).ok_or_else(|| self.let_in_without(x))
-            }
-            (Anonymous::Refused, Some((scheme, scopes))) => {
-                if has_guess(outcomes, judgement) {
-                    self.note_failure(&Counted::No, x);
+            (Anonymous::Allowed, _) => Ok(lacking.map(|one| one.alternative)),
+            (Anonymous::Refused, Some(Lacking { need, .. })) => {
+                if is_guess {
+                    self.note_failure(outcomes, x);
                 }
-                Err(self.refuse_scopes(scheme, scopes, outcomes))
+                Err(self.refuse_scopes(need, outcomes))
             }
-            (Anonymous::Refused, None) => Err(self.refuse_incomplete(outcomes, x)),
+            (Anonymous::Refused, None) => Err(self.refuse_incomplete(outcomes, is_guess, x)),
         }
     }
 
-    fn refuse_scopes(&self, scheme: usize, scopes: &[Text], outcomes: &Outcomes) -> Verdict {
-        let words: Vec<&str> = scopes.iter().map(|scope| &**scope).collect();
-        let who = valid(outcomes, scheme).map(|principal| principal.describe()).unwrap_or_default();
+    fn refuse_scopes(&self, need: &Need, outcomes: &Outcomes) -> Verdict {
+        let words: Vec<&str> = need.scopes.iter().map(|scope| &**scope).collect();
+        let who = valid(outcomes, need.scheme).map(|principal| principal.describe()).unwrap_or_default();
         let mut reply =
             Reply::new(Reason::ScopeInsufficient).because(format!("{who} needs the scopes {}", words.join(" ")));
-        let challenge = self.schemes.get(scheme).map(|named| self.challenge(named, &Fault::Scopes(&words)));
+        let challenge = self.schemes.get(need.scheme).map(|named| self.challenge(named, &Fault::Scopes(&words)));
         if let Some(challenge) = challenge {
             reply = reply.with_field(FieldName::known(FieldId::WWW_AUTHENTICATE), challenge);
         }
@@ -360,7 +368,7 @@ impl AuthenticationPolicy {
     }
 
     /// Something that is required was not shown.
-    fn refuse_incomplete(&self, outcomes: &Outcomes, x: &mut Exchange<'_>) -> Verdict {
+    fn refuse_incomplete(&self, outcomes: &Outcomes, is_guess: bool, x: &mut Exchange<'_>) -> Verdict {
         if let Some(verdict) = self.invite(outcomes, x) {
             return verdict;
         }
@@ -368,8 +376,8 @@ impl AuthenticationPolicy {
             return limited(wait);
         }
         // A page of somebody else can make a browser come without what it would show.
-        if !self.schemes.iter().any(|named| named.scheme.is_ambient()) {
-            self.note_failure(&Counted::No, x);
+        if is_guess || !self.schemes.iter().any(|named| named.scheme.is_ambient()) {
+            self.note_failure(outcomes, x);
         }
         self.refuse(Reply::new(Reason::CredentialsMissing), |_| Fault::Missing)
     }
@@ -382,7 +390,7 @@ impl AuthenticationPolicy {
             let named = self.schemes.get(need.scheme).filter(|_| is_absent)?;
             Some((need.scheme, named.scheme.invite(x)?))
         })?;
-        match self.settle(scheme, proof, Counted::No, outcomes.clone(), x) {
+        match self.settle(scheme, proof, None, outcomes.clone(), x) {
             Ok(outcomes) => match outcomes.get(scheme) {
                 Some(Some(Outcome::Unavailable(why, later))) => Some(self.unavailable(scheme, why, *later)),
                 _ => None,
@@ -400,8 +408,9 @@ impl AuthenticationPolicy {
         reply.into()
     }
 
-    fn note_failure(&self, counted: &Counted, x: &Exchange<'_>) {
-        if matches!(counted, Counted::No) {
+    /// Counts that a request has failed, once.
+    fn note_failure(&self, outcomes: &Outcomes, x: &Exchange<'_>) {
+        if !is_counted(outcomes) {
             self.failures.count(&self.limit, x.client, x.now.monotonic, x.random);
         }
     }
@@ -441,6 +450,11 @@ pub(super) fn valid(outcomes: &Outcomes, scheme: usize) -> Option<&Arc<Principal
         Some(Some(Outcome::Valid(principal, _))) => Some(principal),
         _ => None,
     }
+}
+
+/// Whether the failure of the request was counted ahead.
+fn is_counted(outcomes: &Outcomes) -> bool {
+    outcomes.iter().any(|outcome| matches!(outcome, Some(Outcome::Invalid(_, Some(_)))))
 }
 
 /// Whether what nobody knows looks like a guess, although nobody can tell yet.

@@ -16,8 +16,8 @@ pub(super) enum Exhibit<'x> {
     Parameter(&'x str),
     /// In the cookie with this name.
     Cookie(&'x str),
-    /// In the fields of RFC 9421.
-    Signature,
+    /// In the fields of RFC 9421: that there is a signature, and the one that is chosen, by its number.
+    Signature(Option<usize>),
     /// In the handshake of the connection.
     Certificate,
 }

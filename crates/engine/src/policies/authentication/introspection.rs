@@ -19,6 +19,7 @@ use transept_model::value::Value;
 use transept_wire::head::{FieldName, Request};
 
 use super::super::{CompileCx, PlainHttp, Url};
+use super::api_key::is_alike;
 use super::claims::{ClaimNames, TokenOwner, principal};
 use super::client::{Ask, Client, ClientAuthentication};
 use super::exhibits::Exhibit;
@@ -125,6 +126,8 @@ pub(super) struct IntrospectionScheme {
     /// Whom is asked, and as whom.
     vouches: StoredMark,
     asked: Arc<AskedService>,
+    /// Whether what is spelled like an API key is a token like any other: there are no keys here that the issuer could learn.
+    tells_keys: bool,
 }
 
 #[derive(Debug)]
@@ -187,6 +190,7 @@ impl Scheme for IntrospectionScheme {
             sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
             vouches: StoredMark::of(&[spec.url.as_bytes(), spec.client_id.as_bytes()]),
             asked: cx.service_of_scheme(ServiceRole::Introspection, name),
+            tells_keys: true,
         })
     }
 
@@ -209,6 +213,7 @@ impl Scheme for IntrospectionScheme {
 
     fn leave_keys(&mut self, fields: &[FieldName]) {
         self.sender.leave_keys(fields.contains(&self.header));
+        self.tells_keys = fields.is_empty();
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
@@ -220,6 +225,9 @@ impl Scheme for IntrospectionScheme {
         };
         if token.len() > MOST_TOKEN || token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
             return Proof::invalid("what is shown is not spelled like a token");
+        }
+        if !self.tells_keys && is_alike(token) {
+            return Proof::invalid("what is shown is spelled like an API key, of which the issuer is told nothing");
         }
         let hash = verified::hash(token);
         if let Some(principal) = self.memory.active.find(&hash, 0, x.now.unix) {

@@ -3,11 +3,12 @@
 //! Asked by `decide`, which has the schemes look; here nothing is looked at but what they have found. The rule is about what is shown, not about
 //! schemes: **what one scheme finds no good is held against nobody where another scheme knows the very same thing**, such as a key of the pepper
 //! before, or a token of the other issuer; whatever nobody knows is held against whoever shows it, also beside something good. Who knows it
-//! has to be enough for some alternative of `require`: what two schemes are asked for together about one token, one of them cannot settle alone.
+//! has to be enough for some alternative of `require`: what two schemes are asked for together about one token, one of them cannot settle alone,
+//! unless another alternative holds without the other.
 
-use super::decide::{Outcome, Outcomes};
+use super::decide::{Outcome, Outcomes, valid};
 use super::exhibits::{BEYOND, Exhibits, Shown};
-use super::requirement::Alternative;
+use super::requirement::{Alternative, Need};
 
 /// What is required, and what of what is shown each scheme reads.
 #[derive(Debug)]
@@ -48,10 +49,14 @@ impl Judgement<'_> {
         self.is_spoken_for(scheme, outcomes, may_be_valid)
     }
 
-    /// Whether an alternative that asks for a scheme could hold, if that one could tell.
+    /// Whether an alternative that asks for a scheme could hold, if that one could tell. One that was not asked could know what it is shown.
     pub(super) fn is_within_reach(&self, scheme: usize, outcomes: &Outcomes) -> bool {
+        let could = |scheme: usize| match outcomes.get(scheme) {
+            Some(None) => self.exhibits.read_by(scheme) != 0,
+            _ => has(outcomes, scheme, may_be_valid),
+        };
         let mut asked = self.alternatives.iter().filter(|one| asks_for(one, scheme));
-        asked.any(|one| one.needs.iter().all(|need| has(outcomes, need.scheme, may_be_valid)))
+        asked.any(|one| one.needs.iter().all(|need| could(need.scheme)))
     }
 
     fn is_spoken_for(&self, scheme: usize, outcomes: &Outcomes, enough: Enough) -> bool {
@@ -69,7 +74,7 @@ impl Judgement<'_> {
             let is_enough = readers().next().is_some() && readers().all(|reader| has(outcomes, reader, enough));
             // What contradicts one that it is asked for with is no other's business, unless this alternative holds without it.
             is_enough
-                && (one.needs.iter().all(|need| has(outcomes, need.scheme, enough))
+                && (one.needs.iter().all(|need| is_met(need, outcomes, enough))
                     || !readers().any(|reader| self.are_asked_together(scheme, reader)))
         })
     }
@@ -83,6 +88,13 @@ fn asks_for(alternative: &Alternative, scheme: usize) -> bool {
     alternative.needs.iter().any(|need| need.scheme == scheme)
 }
 
+/// Whether that is enough for a need, with its scopes.
+fn is_met(need: &Need, outcomes: &Outcomes, enough: Enough) -> bool {
+    let has_scopes =
+        valid(outcomes, need.scheme).is_none_or(|one| need.scopes.iter().all(|scope| one.has_scope(scope)));
+    has_scopes && has(outcomes, need.scheme, enough)
+}
+
 fn has(outcomes: &Outcomes, scheme: usize, enough: Enough) -> bool {
     outcomes.get(scheme).is_some_and(|outcome| outcome.as_ref().is_some_and(enough))
 }
@@ -91,9 +103,7 @@ fn has(outcomes: &Outcomes, scheme: usize, enough: Enough) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::decide::Counted;
     use super::super::nonces::Uses;
-    use super::super::requirement::Need;
     use super::*;
     use crate::exchange::{below, draw};
     use crate::principal::Principal;
@@ -106,7 +116,7 @@ mod tests {
     fn found(letter: char) -> Option<Outcome> {
         match letter {
             'v' => Some(Outcome::Valid(Arc::new(Principal::default()), Uses::new())),
-            'i' => Some(Outcome::Invalid("".into(), Counted::No)),
+            'i' => Some(Outcome::Invalid("".into(), None)),
             'o' => Some(Outcome::Over("".into())),
             'u' => Some(Outcome::Unavailable("".into(), None)),
             'a' => Some(Outcome::Absent),

@@ -61,17 +61,19 @@ impl Nonces {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).knows(&hash(nonce), now)
     }
 
+    /// Whether a nonce could be noted now, among `most`.
+    pub(super) fn check(&self, nonce: &str, now: Duration, most: usize) -> Result<(), Refused> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.forget(now);
+        seen.check(&hash(nonce), now, most)
+    }
+
     /// Notes a nonce of a signature that is good until `end`, among `most`.
     pub(super) fn spend(&self, nonce: &str, end: Duration, now: Duration, most: usize) -> Result<(), Refused> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.forget(now);
         let hash = hash(nonce);
-        if seen.knows(&hash, now) {
-            return Err(Refused::Seen);
-        }
-        if seen.hashes.len() >= most {
-            return Err(Refused::Crowded);
-        }
+        seen.check(&hash, now, most)?;
         // Rounded up: rather a second too long than too short.
         let end = end.as_secs().saturating_add(1);
         seen.hashes.insert(hash, end);
@@ -98,22 +100,42 @@ pub(super) struct Use {
 pub(super) type Uses = SmallVec<[Arc<Use>; 1]>;
 
 impl Use {
-    /// Uses it up. Those in `spent` were used by the same request, for another scheme that was shown the same, and are added to.
+    /// Whether it can be used up. Those in `spent` were used by the same request, for another scheme that was shown the same.
     ///
     /// # Errors
     /// What the credential is worth after all.
-    pub(super) fn spend(self: &Arc<Self>, spent: &mut Uses, now: Duration) -> Result<(), Proof> {
-        let is_it = |other: &Arc<Use>| Arc::ptr_eq(&other.memory, &self.memory) && other.id == self.id;
-        if spent.iter().any(is_it) {
+    pub(super) fn check(&self, spent: &Uses, now: Duration) -> Result<(), Proof> {
+        if self.is_among(spent) {
             return Ok(());
         }
-        match self.memory.spend(&self.id, self.end, now, self.most) {
-            Ok(()) => {
-                spent.push(Arc::clone(self));
-                Ok(())
-            }
-            Err(Refused::Seen) => Err(Proof::invalid(self.seen)),
-            Err(Refused::Crowded) => Err(Proof::Unavailable(self.crowded.into())),
+        // It was good when it was looked at; meanwhile somebody was waited for, and the memory may have let it go.
+        if now >= self.end {
+            return Err(Proof::invalid("it has ended meanwhile"));
+        }
+        self.memory.check(&self.id, now, self.most).map_err(|why| self.refusal(&why))
+    }
+
+    /// Uses it up, and notes that in `spent`.
+    ///
+    /// # Errors
+    /// As for [`Use::check`].
+    pub(super) fn spend(self: &Arc<Self>, spent: &mut Uses, now: Duration) -> Result<(), Proof> {
+        self.check(spent, now)?;
+        if !self.is_among(spent) {
+            self.memory.spend(&self.id, self.end, now, self.most).map_err(|why| self.refusal(&why))?;
+            spent.push(Arc::clone(self));
+        }
+        Ok(())
+    }
+
+    fn is_among(&self, spent: &Uses) -> bool {
+        spent.iter().any(|other| Arc::ptr_eq(&other.memory, &self.memory) && other.id == self.id)
+    }
+
+    fn refusal(&self, why: &Refused) -> Proof {
+        match why {
+            Refused::Seen => Proof::invalid(self.seen),
+            Refused::Crowded => Proof::Unavailable(self.crowded.into()),
         }
     }
 }
@@ -130,6 +152,14 @@ pub(super) fn spent(proof: Proof, now: Duration) -> Proof {
 impl Seen {
     fn knows(&self, hash: &Hash, now: Duration) -> bool {
         self.hashes.get(hash).is_some_and(|end| *end > now.as_secs())
+    }
+
+    fn check(&self, hash: &Hash, now: Duration, most: usize) -> Result<(), Refused> {
+        match self.knows(hash, now) {
+            true => Err(Refused::Seen),
+            false if self.hashes.len() >= most => Err(Refused::Crowded),
+            false => Ok(()),
+        }
     }
 
     fn forget(&mut self, now: Duration) {
@@ -202,5 +232,29 @@ mod tests {
     #[test]
     fn shares_of_many_keys_are_smaller() {
         assert_eq!((share(1), share(20), share(256)), (100_000, 100_000, 7_812));
+    }
+
+    #[test]
+    fn what_has_ended_is_used_by_nobody_though_it_was_forgotten() {
+        let memory: Arc<Nonces> = Arc::default();
+        let one = |id: &str| {
+            let id = id.into();
+            Arc::new(Use { memory: Arc::clone(&memory), id, end: at(60), most: 2, seen: "seen", crowded: "crowded" })
+        };
+        let why = |one: &Arc<Use>, spent: &mut Uses, now| match one.spend(spent, at(now)) {
+            Ok(()) => String::new(),
+            Err(Proof::Invalid(why) | Proof::Unavailable(why)) => why.into(),
+            Err(other) => panic!("{other:?}"),
+        };
+        let (mut spent, mut others) = (Uses::new(), Uses::new());
+        assert_eq!(why(&one("a"), &mut spent, 58), "");
+        assert_eq!(why(&one("a"), &mut spent, 58), "", "by the same request");
+        assert_eq!(why(&one("a"), &mut others, 58), "seen");
+        assert_eq!(why(&one("b"), &mut others, 59), "");
+        assert_eq!(why(&one("c"), &mut others, 59), "crowded");
+        // Who has waited until it was forgotten.
+        for now in [60, 61, 63] {
+            assert_eq!(why(&one("a"), &mut Uses::new(), now), "it has ended meanwhile");
+        }
     }
 }

@@ -109,7 +109,7 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
         Vec::new()
     }
 
-    /// What is spelled like an API key in these fields is left to the schemes that read it there.
+    /// What is spelled like an API key in these fields is left to the schemes that read it there. Without any, no scheme reads keys.
     fn leave_keys(&mut self, fields: &[FieldName]) {
         let _ = fields;
     }

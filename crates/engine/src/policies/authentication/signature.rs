@@ -205,8 +205,14 @@ impl Scheme for SignatureScheme {
     }
 
     fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
-        if self.presents(x) {
-            add(Exhibit::Signature);
+        if !self.presents(x) {
+            return;
+        }
+        // One that no scheme chooses is meant for somebody else.
+        add(Exhibit::Signature(None));
+        let inputs = dictionary(&lines(x.request, &self.input)).unwrap_or_default();
+        if let Some((chosen, ..)) = self.choose(&inputs) {
+            add(Exhibit::Signature(inputs.iter().position(|(label, _)| label == chosen)));
         }
     }
 
@@ -315,6 +321,11 @@ impl Verifier {
     }
 }
 
+/// All lines of a field as one.
+fn lines(request: &Request, field: &FieldName) -> Vec<u8> {
+    request.fields.all_named(field).collect::<Vec<_>>().join(&b", "[..])
+}
+
 /// A parameter of a signature.
 fn parameter<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p Bare> {
     parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value)
@@ -338,9 +349,8 @@ fn seconds(parameters: &Parameters, name: &str) -> Result<Option<Duration>, Refu
 
 impl SignatureScheme {
     fn verify(&self, x: &Exchange<'_>) -> Result<Signed, Refusal> {
-        let lines = |name| x.request.fields.all_named(name).collect::<Vec<_>>().join(&b", "[..]);
-        let inputs = dictionary(&lines(&self.input)).ok_or("Signature-Input is not well-formed")?;
-        let signatures = dictionary(&lines(&self.signature)).ok_or("Signature is not well-formed")?;
+        let inputs = dictionary(&lines(x.request, &self.input)).ok_or("Signature-Input is not well-formed")?;
+        let signatures = dictionary(&lines(x.request, &self.signature)).ok_or("Signature is not well-formed")?;
         let (label, items, parameters) = self.choose(&inputs).ok_or("no signature has a key that is known here")?;
         let signature = signatures.iter().find(|(name, _)| name == label);
         let Some((_, Member::Item(Item { bare: Bare::Bytes(signature), .. }))) = signature else {

@@ -71,7 +71,7 @@ impl AuthenticationPolicy {
 
     /// Asks about a request of a client that has not failed too often.
     pub(super) fn decide_for_tests(&self, x: &mut Exchange<'_>) -> Verdict {
-        self.decide(Outcomes::from_elem(None, self.schemes.len()), x)
+        self.decide(Outcomes::from_elem(None, self.schemes.len()), Uses::new(), x)
     }
 }
 

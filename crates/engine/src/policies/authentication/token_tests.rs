@@ -474,6 +474,24 @@ fn a_token_that_one_scheme_knows_is_shown_to_no_other() {
 }
 
 #[test]
+fn an_api_key_is_told_to_no_issuer_wherever_it_stands() {
+    let key = super::tests::key(1);
+    let beside = |key: &str| INTROSPECTION.trim_end().trim_end_matches(']').to_owned() + key + "]\n";
+    for keys in [", {name: key, apiKey: {bearer: false}}", ", {name: key, apiKey: {}}"] {
+        let (verdict, _) = Desk::new(&beside(keys)).ask(&key);
+        assert_eq!(reason(&verdict).0, Reason::CredentialsInvalid, "{keys}");
+    }
+    let own = beside(", {name: key, apiKey: {}}").replace("introspection: {", "introspection: {header: x-token, ");
+    let mut visit =
+        Visit { request: Request::build("GET", "http", "a.test", "/").expect("a request"), notes: Notes::told() };
+    visit.request.fields.push_bytes(b"X-Token", key.as_bytes()).expect("a field");
+    let verdict = Desk::new(&own).visit(&mut visit, |policy, x| policy.on_request(x));
+    assert_eq!(reason(&verdict).0, Reason::CredentialsInvalid);
+    // Where there are no keys it is a token like any other.
+    let _ = looked_up(Desk::new(INTROSPECTION).ask(&key).0);
+}
+
+#[test]
 fn what_is_remembered_outlives_a_change_of_the_lines_above() {
     let mut desk = Desk::new(INTROSPECTION);
     let (_, mut visit) = desk.ask("opaque");

@@ -332,3 +332,26 @@ fn a_key_pair_of_our_own_signs() {
     let key = Verifier::Public(ParsedPublicKey::new(&ED25519, pair.public_key()).expect("a key"));
     assert!(key.is_good(b"base", pair.sign(b"base").as_ref()) && !key.is_good(b"vase", pair.sign(b"base").as_ref()));
 }
+
+#[test]
+fn of_two_signatures_each_scheme_exhibits_the_one_that_it_looks_at() {
+    let (one, other) = (scheme(""), scheme(", tag: other"));
+    let inner = format!("{COVERED};created={NOW};keyid=\"one\"");
+    let seen = |input: &str| {
+        let mut request = unsigned();
+        push(&mut request, "Signature-Input", input);
+        with(&mut request, |x| {
+            [&one, &other].map(|scheme| {
+                let mut all = Vec::new();
+                scheme.exhibits(x, &mut |exhibit| all.push(format!("{exhibit:?}")));
+                all
+            })
+        })
+    };
+    let (own, chosen) = ("Signature(None)".to_owned(), |number| format!("Signature(Some({number}))"));
+    let [first, second] = seen(&format!("a={inner}, b={inner};tag=\"other\""));
+    assert_eq!((first, second), (vec![own.clone(), chosen(0)], vec![own.clone(), chosen(1)]));
+    // What nobody chooses is meant for somebody else.
+    let [first, second] = seen(&format!("a={COVERED};created={NOW};keyid=\"nobody\", b={inner}"));
+    assert_eq!((first, second), (vec![own.clone(), chosen(1)], vec![own]));
+}
