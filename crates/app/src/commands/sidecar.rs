@@ -117,9 +117,9 @@ pub(crate) struct Args {
     #[arg(long, env = "TRANSEPT_HEALTH_PATH", value_name = "PATH", value_parser = parse_path)]
     health_path: Option<String>,
 
-    /// How often the program is asked whether it is well
-    #[arg(long, env = "TRANSEPT_HEALTH_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
-    health_interval: Duration,
+    /// How often the program is asked whether it is well [default: 5s]
+    #[arg(long, env = "TRANSEPT_HEALTH_INTERVAL", value_name = "DURATION", value_parser = duration::parse)]
+    health_interval: Option<Duration>,
 
     #[command(flatten)]
     serve: ServeArgs,
@@ -167,9 +167,24 @@ fn instances_in(said: &[Ranges]) -> Vec<IpNet> {
 /// The port for tunnels, as everybody else's (HBONE).
 const TUNNEL_PORT: u16 = 15008;
 
+/// How often a program is asked whether it is well, unless it is said.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
+impl Args {
+    fn warn_of_idle_flags(&self) {
+        let is_any = self.health_path.is_some() || self.health_interval.is_some() || self.listen.is_some();
+        if self.port.is_empty() && is_any {
+            tracing::warn!(
+                "--listen, --health-path and --health-interval change nothing without --port: nobody can call the program"
+            );
+        }
+    }
+}
+
 /// Runs until the program or a signal ends it.
 pub(crate) fn run(mut args: Args) -> Result<Exit> {
     logging::start(&args.serve.log)?;
+    args.warn_of_idle_flags();
     if !args.program.is_empty() {
         // Standard output is the program's.
         args.serve.access_log.access_log.get_or_insert(Target::Stderr);
@@ -202,12 +217,13 @@ pub(crate) fn run(mut args: Args) -> Result<Exit> {
     for upstream in &mut args.upstream {
         upstream.local = free.settle(upstream.local).with_context(|| upstream.local.to_string())?;
     }
-    if args.port.is_empty() && (args.health_path.is_some() || args.listen.is_some()) {
-        tracing::warn!("--listen and --health-path change nothing without --port: nobody can call the program");
-    }
     let state = args.state.unwrap_or_else(|| default_state("sidecar").join(&args.namespace).join(&name));
     let question = args.port.first().map(|port| {
-        Question::new((Ipv4Addr::LOCALHOST, port.target).into(), args.health_path.as_deref(), args.health_interval)
+        Question::new(
+            (Ipv4Addr::LOCALHOST, port.target).into(),
+            args.health_path.as_deref(),
+            args.health_interval.unwrap_or(HEALTH_INTERVAL),
+        )
     });
     sidecar::serve(Plan {
         control: args.control,

@@ -75,22 +75,24 @@ impl Plan {
         Ok(())
     }
 
-    /// What helps when tunnels cannot come in because the own address is none of this machine; else nothing.
+    /// What helps when tunnels cannot come in because the own address is none of this machine, or their port is taken; else nothing.
     pub(super) fn other_place(&self, outcomes: &[BindOutcome]) -> String {
         let Some(inbound) = self.place.inbound else { return String::new() };
-        let is_foreign = |outcome: &BindOutcome| {
-            let failure = outcome.bound.as_ref().err().map(std::io::Error::kind);
-            outcome.address == inbound && failure == Some(ErrorKind::AddrNotAvailable)
-        };
-        if !outcomes.iter().any(is_foreign) {
-            return String::new();
+        let own = outcomes.iter().find(|outcome| outcome.address == inbound);
+        match own.and_then(|outcome| outcome.bound.as_ref().err()).map(std::io::Error::kind) {
+            Some(ErrorKind::AddrNotAvailable) => format!(
+                ": {} is none of this machine's addresses; if others know the machine by it, give --listen an address of its own, such as \
+                 --listen 0.0.0.0:{}",
+                inbound.ip(),
+                inbound.port()
+            ),
+            Some(ErrorKind::AddrInUse) => format!(
+                ": another process has {inbound}, where tunnels come in; if it is another sidecar, choose another port for one of them, such as \
+                 --listen {}",
+                inbound.port().checked_add(1).unwrap_or(inbound.port() - 1)
+            ),
+            _ => String::new(),
         }
-        format!(
-            ": {} is none of this machine's addresses; if others know the machine by it, give --listen an address of its own, such as \
-             --listen 0.0.0.0:{}",
-            inbound.ip(),
-            inbound.port()
-        )
     }
 
     /// Refuses the identity of another workload, which a directory may hold.

@@ -147,6 +147,14 @@ async fn what_would_lead_to_the_wrong_place_is_refused_at_the_start() {
         cart.clone().argument("--listen=127.0.0.1:15010").argument("--port=8080").argument("--upstream=web=15010");
     let tunnels = tunnels.refusal().await;
     assert!(tunnels.contains("--upstream web=127.0.0.1:15010 says that web is there"), "{tunnels}");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = held.local_addr().expect("an address");
+    let second =
+        mesh.sidecar("bank").await.argument(format!("--listen={taken}")).argument("--port=8080").refusal().await;
+    assert!(
+        second.contains(&format!("another process has {taken}")) && second.contains("such as --listen "),
+        "{second}"
+    );
     let foreign = mesh.sidecar("bank").await.argument("--listen=:15021").argument("--address=192.0.2.1");
     let foreign = foreign.argument("--port=8080").refusal().await;
     assert!(foreign.contains("--listen 0.0.0.0:15021"), "{foreign}");

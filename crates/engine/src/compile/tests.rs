@@ -582,6 +582,8 @@ fn who_asks_for_two_keys_that_may_be_one_is_told_so() {
     );
     let told = notes("header: X-Key, bearer: false", "header: x-key", both);
     assert!(told.len() == 1 && told[0].1.contains("in `x-key`"), "{told:?}");
+    let told = notes("header: X-Device, bearer: false, query: k", "header: X-User, query: k", both);
+    assert!(told.len() == 1 && told[0].1.contains("in the parameter `k`"), "{told:?}");
     for (first, second, require) in [
         ("header: X-Device, bearer: false", "header: X-User", both),
         ("header: X-Device", "header: X-User", "  require: [{device: []}, {user: []}]\n"),

@@ -63,7 +63,7 @@ mod verified;
 #[doc(hidden)]
 pub use probe::probe_credentials;
 
-use decide::{Outcomes, Waiting, limited};
+use decide::{Outcomes, Waiting, keep_spent, limited};
 use failures::{FailureLimit, Failures};
 use forward::{ClaimField, Forward, IdentityField};
 use login::LoginSpec;
@@ -258,7 +258,10 @@ impl Policy for AuthenticationPolicy {
         });
         match self.settle(scheme, proof, hold, outcomes, x) {
             Ok(outcomes) => self.decide(outcomes, spent, x),
-            Err(call) => call,
+            Err(verdict) => {
+                keep_spent(&verdict, spent, x);
+                verdict
+            }
         }
     }
 

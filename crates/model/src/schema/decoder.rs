@@ -343,7 +343,7 @@ impl Decoder {
                 let remedy = match name {
                     // Of Kubernetes itself it is empty, which must be written all the same.
                     "group" => {
-                        "add `group:`; for a Service or another kind of Kubernetes itself `group: ''`".to_owned()
+                        "add `group:` and the group of the kind; for a Service or another kind of Kubernetes itself `group: ''`".to_owned()
                     }
                     name => format!("add `{name}:`"),
                 };

@@ -201,6 +201,15 @@ impl Scheme for ApiKeyScheme {
 }
 
 impl ApiKeyScheme {
+    /// A place in which both look for keys.
+    pub(super) fn place_shared_with(&self, other: &ApiKeyScheme) -> Option<String> {
+        let fields = other.key_fields();
+        let field = self.key_fields().into_iter().find(|field| fields.contains(field));
+        let field = field.map(|field| format!("`{}`", field.as_str()));
+        let query = self.query.as_ref().filter(|query| other.query.as_ref() == Some(*query));
+        field.or_else(|| query.map(|query| format!("the parameter `{query}`")))
+    }
+
     fn find<'r>(&self, request: &'r Request) -> Sought<'r> {
         let mut found: SmallVec<[Cow<'r, [u8]>; 2]> = SmallVec::new();
         let mut add = |text: Cow<'r, [u8]>| {

@@ -30,17 +30,14 @@ fn one_key_for_two(schemes: &[Named], alternative: &Alternative) -> Option<Cauti
     let asked: Vec<&Named> = alternative.needs.iter().filter_map(|need| schemes.get(need.scheme)).collect();
     asked.iter().enumerate().find_map(|(index, second)| {
         let AnyScheme::ApiKey(scheme) = &second.scheme else { return None };
-        let (first, field) = asked.iter().take(index).find_map(|first| {
-            let fields = first.scheme.key_fields();
-            let field = second.scheme.key_fields().into_iter().find(|field| fields.contains(field))?;
-            Some((first, field))
+        let (first, place) = asked.iter().take(index).find_map(|first| {
+            let AnyScheme::ApiKey(other) = &first.scheme else { return None };
+            Some((first, scheme.place_shared_with(other)?))
         })?;
         let what = format!(
-            "schemes {} and {} are asked for together, and both look for keys in `{}`, so that one key is enough for both; write `bearer: false` \
+            "schemes {} and {} are asked for together, and both look for keys in {place}, so that one key is enough for both; write `bearer: false` \
              and a `header` of its own into each",
-            first.name,
-            second.name,
-            field.as_str()
+            first.name, second.name
         );
         Some(Caution { at: scheme.at, what })
     })

@@ -151,15 +151,10 @@ impl AuthenticationPolicy {
     }
 
     /// Decides by what is known, and asks the schemes that have not been asked: the first alternative that holds lets in, unless something else that is shown
-    /// is no good.
-    /// `spent` was used up for the request before.
+    /// is no good. `spent` was used up for the request before.
     pub(super) fn decide(&self, outcomes: Outcomes, mut spent: Uses, x: &mut Exchange<'_>) -> Verdict {
         let verdict = self.judge(outcomes, &mut spent, x).unwrap_or_else(|verdict| verdict);
-        if let (Verdict::Call(_), Some(between), false) = (&verdict, &mut x.notes.between, spent.is_empty())
-            && let Some(waiting) = between.downcast_mut::<Waiting>()
-        {
-            waiting.spent = spent;
-        }
+        keep_spent(&verdict, spent, x);
         verdict
     }
 
@@ -232,8 +227,8 @@ impl AuthenticationPolicy {
     }
 
     /// Asks schemes that have not been asked although the request shows a credential of theirs, and others do not know it: whoever shows credentials means
-    /// them, also where none are required, and whoever has one that is good could else try out as many others as he likes. Beside one that is good
-    /// it is enough that others may know it.
+    /// them, also where none are required, and whoever has one that is good could else try out as many others as he likes. Others are asked, too, where it
+    /// matters: by whom the request could be let in, if a scheme that cannot tell could, and who may know what is held against it.
     fn ask_the_rest(
         &self,
         mut outcomes: Outcomes,
@@ -241,17 +236,20 @@ impl AuthenticationPolicy {
         judgement: &Judgement<'_>,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
-        for (index, named) in self.schemes.iter().enumerate() {
-            let is_asked = outcomes.get(index).is_none_or(Option::is_some);
-            let is_settled = |outcomes: &Outcomes| match is_beside {
-                true => judgement.may_be_known(index, outcomes),
-                false => judgement.is_known(index, outcomes),
+        loop {
+            let accuser = judgement.accuser(&outcomes);
+            let matters = |index: usize| {
+                !judgement.is_known(index, &outcomes)
+                    || accuser.is_some_and(|accuser| judgement.share(accuser, index))
+                    || (!is_beside && judgement.is_within_reach(index, &outcomes))
             };
-            if !is_asked && named.scheme.presents(x) && !is_settled(&outcomes) {
-                outcomes = self.ask(index, outcomes, x)?;
+            let mut open =
+                self.schemes.iter().enumerate().filter(|(index, _)| matches!(outcomes.get(*index), Some(None)));
+            match open.find(|(index, named)| named.scheme.presents(x) && matters(*index)) {
+                Some((index, _)) => outcomes = self.ask(index, outcomes, x)?,
+                None => return Ok(outcomes),
             }
         }
-        Ok(outcomes)
     }
 
     fn ask(&self, index: usize, outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Outcomes, Verdict> {
@@ -449,6 +447,15 @@ pub(super) fn valid(outcomes: &Outcomes, scheme: usize) -> Option<&Arc<Principal
     match outcomes.get(scheme) {
         Some(Some(Outcome::Valid(principal, _))) => Some(principal),
         _ => None,
+    }
+}
+
+/// Where somebody is asked, what the request has used up is remembered meanwhile.
+pub(super) fn keep_spent(verdict: &Verdict, spent: Uses, x: &mut Exchange<'_>) {
+    if let (Verdict::Call(_), Some(between), false) = (verdict, &mut x.notes.between, spent.is_empty())
+        && let Some(waiting) = between.downcast_mut::<Waiting>()
+    {
+        waiting.spent = spent;
     }
 }
 

@@ -20,7 +20,7 @@ use super::super::CompileCx;
 use super::consumer::Owned;
 use super::content::Coverage;
 use super::exhibits::Exhibit;
-use super::nonces::{Nonces, Use, Uses, share};
+use super::nonces::{Nonces, Use, Uses, remembered_as, share};
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
 use super::signature::shared_secret;
@@ -256,7 +256,7 @@ fn compile_key(scheme: &Text, spec: &HmacKey, cx: &mut CompileCx<'_>) -> Option<
     };
     let stored = StoredMark::of(&[secret]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.username, Some(stored), cx)?;
-    let seen = cx.keep(&format!("signatures of {}, key {}", &**scheme, &*spec.username), Nonces::default);
+    let seen = cx.keep(&remembered_as("signatures", &[secret]), Nonces::default);
     Some(Known {
         sha256: hmac::Key::new(hmac::HMAC_SHA256, secret),
         sha384: hmac::Key::new(hmac::HMAC_SHA384, secret),
@@ -334,6 +334,7 @@ impl HmacScheme {
             memory: Arc::clone(&known.seen),
             id: signed.shown.signature.as_str().into(),
             end: signed.end,
+            beyond: Duration::ZERO,
             most: self.most,
             seen: SEEN,
             crowded: "too many signatures of this key are remembered",

@@ -49,14 +49,20 @@ impl Judgement<'_> {
         self.is_spoken_for(scheme, outcomes, may_be_valid)
     }
 
-    /// Whether an alternative that asks for a scheme could hold, if that one could tell. One that was not asked could know what it is shown.
+    /// Whether an alternative that asks for a scheme could hold, if that one could tell.
     pub(super) fn is_within_reach(&self, scheme: usize, outcomes: &Outcomes) -> bool {
+        // One that was not asked could know what it is shown.
         let could = |scheme: usize| match outcomes.get(scheme) {
             Some(None) => self.exhibits.read_by(scheme) != 0,
             _ => has(outcomes, scheme, may_be_valid),
         };
         let mut asked = self.alternatives.iter().filter(|one| asks_for(one, scheme));
         asked.any(|one| one.needs.iter().all(|need| could(need.scheme)))
+    }
+
+    /// Whether two schemes look at the same thing.
+    pub(super) fn share(&self, scheme: usize, other: usize) -> bool {
+        self.exhibits.read_by(scheme) & self.exhibits.read_by(other) != 0
     }
 
     fn is_spoken_for(&self, scheme: usize, outcomes: &Outcomes, enough: Enough) -> bool {
@@ -67,15 +73,16 @@ impl Judgement<'_> {
 
     /// Whether an alternative that does not ask for a scheme has enough of all that it asks about a thing.
     fn speaks_for(&self, thing: Shown, scheme: usize, outcomes: &Outcomes, enough: Enough) -> bool {
+        let reads = |other: &usize| self.exhibits.read_by(*other) & thing != 0;
+        // What contradicts one that it is asked for with is settled by no other, unless an alternative holds without it.
+        let mut known = (0..outcomes.len()).filter(reads).filter(|other| has(outcomes, *other, enough));
+        let is_contradiction = known.any(|other| self.are_asked_together(scheme, other));
         let mut others = self.alternatives.iter().filter(|one| !asks_for(one, scheme));
         others.any(|one| {
-            let readers =
-                || one.needs.iter().map(|need| need.scheme).filter(|need| self.exhibits.read_by(*need) & thing != 0);
-            let is_enough = readers().next().is_some() && readers().all(|reader| has(outcomes, reader, enough));
-            // What contradicts one that it is asked for with is no other's business, unless this alternative holds without it.
-            is_enough
-                && (one.needs.iter().all(|need| is_met(need, outcomes, enough))
-                    || !readers().any(|reader| self.are_asked_together(scheme, reader)))
+            let mut readers = one.needs.iter().map(|need| need.scheme).filter(reads).peekable();
+            readers.peek().is_some()
+                && readers.all(|reader| has(outcomes, reader, enough))
+                && (!is_contradiction || one.needs.iter().all(|need| is_met(need, outcomes, enough)))
         })
     }
 
@@ -163,6 +170,9 @@ mod tests {
         assert_eq!(accuser(&[&[0, 1], &[0]], &[1, 1], "vi"), None);
         assert_eq!(accuser(&[&[0, 1], &[0, 2]], &[1, 1, 2], "viv"), None);
         assert_eq!(accuser(&[&[0, 1], &[0, 2]], &[1, 1, 0], "via"), Some(1));
+        // A third scheme that knows the token, too, settles it only where it is enough.
+        assert_eq!(accuser(&[&[0, 1], &[2]], &[1, 1, 1], "viv"), None);
+        assert_eq!(accuser(&[&[0, 1], &[2, 3]], &[1, 1, 1, 0], "viva"), Some(1));
         // Two populations of certificates, each with a key: that the key is missing says nothing of the certificate.
         assert_eq!(accuser(&[&[0, 2], &[1, 2]], &[1, 1, 0], "via"), None);
     }

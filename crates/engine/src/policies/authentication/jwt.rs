@@ -431,6 +431,7 @@ impl JwtScheme {
                 memory: Arc::clone(seen),
                 id: id.into(),
                 end,
+                beyond: MOST_LEEWAY,
                 most: MOST_SEEN,
                 seen: "the token was seen before",
                 crowded: "too many tokens of this issuer are remembered",

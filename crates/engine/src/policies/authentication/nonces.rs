@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use smallvec::SmallVec;
 
 use super::scheme::Proof;
@@ -26,6 +27,16 @@ const OF_ALL: usize = 2_000_000;
 const OF_ONE: usize = 100_000;
 /// How many that have ended are forgotten at a time: more than one, so that they become fewer.
 const AT_A_TIME: usize = 8;
+
+/// The name under which what was made with a key is remembered: two schemes that have the same key see what the other one has seen.
+pub(super) fn remembered_as(what: &str, key: &[&[u8]]) -> String {
+    let mut made = digest::Context::new(&digest::SHA256);
+    for part in key {
+        made.update(&(part.len() as u64).to_le_bytes());
+        made.update(part);
+    }
+    format!("{what} by {}", HEXLOWER.encode(made.finish().as_ref()))
+}
 
 /// How many nonces each of so many keys may have under way.
 pub(super) fn share(keys: usize) -> usize {
@@ -89,6 +100,8 @@ pub(super) struct Use {
     pub(super) id: Box<str>,
     /// Until when it would be good, since the Unix epoch.
     pub(super) end: Duration,
+    /// How long beyond that it is remembered: others may take it for longer.
+    pub(super) beyond: Duration,
     /// How many the memory takes.
     pub(super) most: usize,
     /// What is said of one that was used before, and where there is no room.
@@ -122,7 +135,9 @@ impl Use {
     pub(super) fn spend(self: &Arc<Self>, spent: &mut Uses, now: Duration) -> Result<(), Proof> {
         self.check(spent, now)?;
         if !self.is_among(spent) {
-            self.memory.spend(&self.id, self.end, now, self.most).map_err(|why| self.refusal(&why))?;
+            self.memory
+                .spend(&self.id, self.end.saturating_add(self.beyond), now, self.most)
+                .map_err(|why| self.refusal(&why))?;
             spent.push(Arc::clone(self));
         }
         Ok(())
@@ -239,7 +254,15 @@ mod tests {
         let memory: Arc<Nonces> = Arc::default();
         let one = |id: &str| {
             let id = id.into();
-            Arc::new(Use { memory: Arc::clone(&memory), id, end: at(60), most: 2, seen: "seen", crowded: "crowded" })
+            Arc::new(Use {
+                memory: Arc::clone(&memory),
+                id,
+                end: at(60),
+                beyond: Duration::ZERO,
+                most: 2,
+                seen: "seen",
+                crowded: "crowded",
+            })
         };
         let why = |one: &Arc<Use>, spent: &mut Uses, now| match one.spend(spent, at(now)) {
             Ok(()) => String::new(),

@@ -259,7 +259,15 @@ impl Sender {
         let crowded = "too many proofs are remembered";
         let memory = self.proofs.by_key.get(memory % MEMORIES).ok_or_else(|| Proof::Unavailable(crowded.into()))?;
         let id = format!("{} {}", proof.thumbprint, proof.text("jti").unwrap_or_default()).into();
-        Ok(Use { memory: Arc::clone(memory), id, end, most: MOST, seen: "the proof was seen before", crowded })
+        Ok(Use {
+            memory: Arc::clone(memory),
+            id,
+            end,
+            beyond: Duration::ZERO,
+            most: MOST,
+            seen: "the proof was seen before",
+            crowded,
+        })
     }
 }
 

@@ -35,7 +35,7 @@ use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
 
 use super::exhibits::Exhibit;
-use super::nonces::{Nonces, Use, Uses, share};
+use super::nonces::{Nonces, Use, Uses, remembered_as, share};
 use super::published::is_key_of_a_pair;
 
 choice! {
@@ -270,7 +270,10 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Op
     };
     let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), &entry]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.id, Some(stored), cx)?;
-    let nonces = cx.keep(&format!("nonces of {}, key {}", &**scheme, &*spec.id), Nonces::default);
+    let nonces = cx.keep(
+        &remembered_as("nonces", &[spec.id.as_bytes(), spec.algorithm.as_str().as_bytes(), &entry]),
+        Nonces::default,
+    );
     Some(Known { key, algorithm: spec.algorithm, owned, nonces })
 }
 
@@ -393,6 +396,7 @@ impl SignatureScheme {
             memory: Arc::clone(&known.nonces),
             id: nonce.into(),
             end: signed.end,
+            beyond: Duration::ZERO,
             most: self.nonces,
             seen: SEEN,
             crowded: "too many nonces of this key are remembered",

@@ -269,7 +269,7 @@ fn a_nonce_is_spent_by_a_good_request_only() {
 }
 
 #[test]
-fn nobody_uses_up_the_nonces_of_another_key_or_scheme() {
+fn nobody_uses_up_the_nonces_of_another_key_and_schemes_share_those_of_one() {
     let keys = "keys: [{id: one, algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: partner}, \
          {id: two, algorithm: hmac-sha256, key: {name: signing, key: shared}, consumer: partner}]";
     let (scheme, problems) = compiled(&format!("{{{keys}}}\n"));
@@ -284,12 +284,14 @@ fn nobody_uses_up_the_nonces_of_another_key_or_scheme() {
     assert_eq!(ask("one", "c").expect_err("no room"), "too many nonces of this key are remembered");
     assert_eq!((ask("two", "a"), ask("two", "c")), (Ok(()), Ok(())));
     let keep = Keep::default();
-    let of = |name: &str| {
-        compile_with::<SignatureScheme>(name, &format!("{{{keys}}}\n"), OBJECTS, &keep).0.expect("a scheme")
+    let of = |name: &str, objects: &str| {
+        compile_with::<SignatureScheme>(name, &format!("{{{keys}}}\n"), objects, &keep).0.expect("a scheme")
     };
-    let (first, again, second) = (of("first"), of("first"), of("second"));
+    let (first, second) = (of("first", OBJECTS), of("second", OBJECTS));
+    let other = of("first", &OBJECTS.replace(SECRET, "a newer secret of enough bytes"));
     let nonces = |scheme: &SignatureScheme| Arc::clone(&scheme.keys["one"].nonces);
-    assert!(Arc::ptr_eq(&nonces(&first), &nonces(&again)) && !Arc::ptr_eq(&nonces(&first), &nonces(&second)));
+    assert!(Arc::ptr_eq(&nonces(&first), &nonces(&second)), "one signature is shown to both");
+    assert!(!Arc::ptr_eq(&nonces(&first), &nonces(&other)));
 }
 
 #[test]
