@@ -226,9 +226,9 @@ impl AuthenticationPolicy {
         Ok(Tried { held: None, lacking, outcomes })
     }
 
-    /// Asks schemes that have not been asked although the request shows a credential of theirs, and others do not know it: whoever shows credentials means
-    /// them, also where none are required, and whoever has one that is good could else try out as many others as he likes. Others are asked, too, where it
-    /// matters: by whom the request could be let in, if a scheme that cannot tell could, and who may know what is held against it.
+    /// Asks schemes that have not been asked although the request shows a credential of theirs: whoever shows credentials means them, also where none are
+    /// required, and whoever has one that is good could else try out as many others as he likes. Beside one that is good nobody is asked about what others
+    /// know; and issuers, who come last, not about what others may know. Otherwise all are asked, so that no order decides.
     fn ask_the_rest(
         &self,
         mut outcomes: Outcomes,
@@ -236,20 +236,22 @@ impl AuthenticationPolicy {
         judgement: &Judgement<'_>,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
-        loop {
-            let accuser = judgement.accuser(&outcomes);
-            let matters = |index: usize| {
-                !judgement.is_known(index, &outcomes)
-                    || accuser.is_some_and(|accuser| judgement.share(accuser, index))
-                    || (!is_beside && judgement.is_within_reach(index, &outcomes))
-            };
-            let mut open =
-                self.schemes.iter().enumerate().filter(|(index, _)| matches!(outcomes.get(*index), Some(None)));
-            match open.find(|(index, named)| named.scheme.presents(x) && matters(*index)) {
-                Some((index, _)) => outcomes = self.ask(index, outcomes, x)?,
-                None => return Ok(outcomes),
+        for issuers in [false, true] {
+            for (index, named) in self.schemes.iter().enumerate() {
+                let is_settled = |outcomes: &Outcomes| match issuers {
+                    _ if !is_beside => false,
+                    true => judgement.may_be_known(index, outcomes),
+                    false => {
+                        judgement.is_known(index, outcomes) && !judgement.may_be_contradicted(index, self.schemes.len())
+                    }
+                };
+                let is_open = matches!(outcomes.get(index), Some(None)) && named.scheme.asks_issuer() == issuers;
+                if is_open && named.scheme.presents(x) && !is_settled(&outcomes) {
+                    outcomes = self.ask(index, outcomes, x)?;
+                }
             }
         }
+        Ok(outcomes)
     }
 
     fn ask(&self, index: usize, outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Outcomes, Verdict> {

@@ -148,7 +148,7 @@ impl Scheme for HmacScheme {
     fn compile(name: &Text, spec: &HmacSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let mut keys: HashMap<Box<str>, Known> = HashMap::new();
         for key in &spec.keys {
-            let known = compile_key(name, key, cx)?;
+            let known = compile_key(name, key, spec.clock_skew, cx)?;
             // The name is not signed: what one has signed could be shown under the other's.
             if let Some((twin, _)) = keys.iter().find(|(_, other)| other.owned.is_stored_like(&known.owned)) {
                 let why = format!("the keys {twin} and {} have the same secret", &*key.username);
@@ -245,7 +245,7 @@ fn lines(request: &Request, field: &FieldName) -> Vec<u8> {
     request.fields.all_named(field).collect::<Vec<_>>().join(&b", "[..])
 }
 
-fn compile_key(scheme: &Text, spec: &HmacKey, cx: &mut CompileCx<'_>) -> Option<Known> {
+fn compile_key(scheme: &Text, spec: &HmacKey, skew: Duration, cx: &mut CompileCx<'_>) -> Option<Known> {
     let entry = spec.secret.read(cx)?;
     let secret = match shared_secret(&entry) {
         Ok(secret) => secret,
@@ -257,6 +257,7 @@ fn compile_key(scheme: &Text, spec: &HmacKey, cx: &mut CompileCx<'_>) -> Option<
     let stored = StoredMark::of(&[secret]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.username, Some(stored), cx)?;
     let seen = cx.keep(&remembered_as("signatures", &[secret]), Nonces::default);
+    seen.is_taken_for(skew);
     Some(Known {
         sha256: hmac::Key::new(hmac::HMAC_SHA256, secret),
         sha384: hmac::Key::new(hmac::HMAC_SHA384, secret),
@@ -334,7 +335,7 @@ impl HmacScheme {
             memory: Arc::clone(&known.seen),
             id: signed.shown.signature.as_str().into(),
             end: signed.end,
-            beyond: Duration::ZERO,
+            kept: signed.end + known.seen.longer_than(self.clock_skew),
             most: self.most,
             seen: SEEN,
             crowded: "too many signatures of this key are remembered",

@@ -148,6 +148,7 @@ enum Asking {
 
 impl Scheme for IntrospectionScheme {
     type Spec = IntrospectionSpec;
+    const ASKS_ISSUER: bool = true;
 
     fn compile(name: &Text, spec: &IntrospectionSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let url = cx.url(spec.at, &spec.url, PlainHttp::OnLoopback)?;

@@ -60,9 +60,10 @@ impl Judgement<'_> {
         asked.any(|one| one.needs.iter().all(|need| could(need.scheme)))
     }
 
-    /// Whether two schemes look at the same thing.
-    pub(super) fn share(&self, scheme: usize, other: usize) -> bool {
-        self.exhibits.read_by(scheme) & self.exhibits.read_by(other) != 0
+    /// Whether another scheme that looks at the same thing is asked for together with this one: the two may contradict each other.
+    pub(super) fn may_be_contradicted(&self, scheme: usize, schemes: usize) -> bool {
+        let shares = |other: &usize| self.exhibits.read_by(scheme) & self.exhibits.read_by(*other) != 0;
+        (0..schemes).filter(|other| *other != scheme).filter(shares).any(|other| self.are_asked_together(scheme, other))
     }
 
     fn is_spoken_for(&self, scheme: usize, outcomes: &Outcomes, enough: Enough) -> bool {
@@ -74,15 +75,16 @@ impl Judgement<'_> {
     /// Whether an alternative that does not ask for a scheme has enough of all that it asks about a thing.
     fn speaks_for(&self, thing: Shown, scheme: usize, outcomes: &Outcomes, enough: Enough) -> bool {
         let reads = |other: &usize| self.exhibits.read_by(*other) & thing != 0;
+        let is_together = |other: usize| self.are_asked_together(scheme, other);
         // What contradicts one that it is asked for with is settled by no other, unless an alternative holds without it.
-        let mut known = (0..outcomes.len()).filter(reads).filter(|other| has(outcomes, *other, enough));
-        let is_contradiction = known.any(|other| self.are_asked_together(scheme, other));
+        let mut known = (0..outcomes.len()).filter(reads).filter(|other| has(outcomes, *other, is_valid));
+        let is_contradiction = known.any(is_together);
         let mut others = self.alternatives.iter().filter(|one| !asks_for(one, scheme));
         others.any(|one| {
-            let mut readers = one.needs.iter().map(|need| need.scheme).filter(reads).peekable();
-            readers.peek().is_some()
-                && readers.all(|reader| has(outcomes, reader, enough))
-                && (!is_contradiction || one.needs.iter().all(|need| is_met(need, outcomes, enough)))
+            let readers = || one.needs.iter().map(|need| need.scheme).filter(reads);
+            let is_enough = readers().next().is_some() && readers().all(|reader| has(outcomes, reader, enough));
+            let is_apart = !is_contradiction && !readers().any(is_together);
+            is_enough && (is_apart || one.needs.iter().all(|need| is_met(need, outcomes, enough)))
         })
     }
 
@@ -173,6 +175,8 @@ mod tests {
         // A third scheme that knows the token, too, settles it only where it is enough.
         assert_eq!(accuser(&[&[0, 1], &[2]], &[1, 1, 1], "viv"), None);
         assert_eq!(accuser(&[&[0, 1], &[2, 3]], &[1, 1, 1, 0], "viva"), Some(1));
+        // One that cannot tell contradicts nobody.
+        assert_eq!(accuser(&[&[0, 1], &[2, 3]], &[1, 1, 1, 0], "uiva"), None);
         // Two populations of certificates, each with a key: that the key is missing says nothing of the certificate.
         assert_eq!(accuser(&[&[0, 2], &[1, 2]], &[1, 1, 0], "via"), None);
     }

@@ -283,7 +283,11 @@ impl Scheme for JwtScheme {
             owner: spec.owner,
             verified,
             sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
-            seen: spec.once.then(|| cx.keep_for_all(&format!("jti {}", &*spec.issuer), Nonces::default)),
+            seen: spec.once.then(|| {
+                let seen = cx.keep_for_all(&format!("jti {}", &*spec.issuer), Nonces::default);
+                seen.is_taken_for(spec.leeway);
+                seen
+            }),
         };
         (cx.count() == before).then_some(scheme)
     }
@@ -427,11 +431,16 @@ impl JwtScheme {
             let (Some(id), Some(end)) = (principal.claims.get("jti").and_then(Json::as_str), principal.until) else {
                 return Proof::invalid("the token has no `jti` by which it could be good once");
             };
+            // Another scheme for the issuer may take it to its end, and somewhat longer.
+            let expires = principal.claims.get("exp").and_then(Json::as_f64).map(Duration::try_from_secs_f64);
+            let kept = expires
+                .and_then(Result::ok)
+                .map_or(end, |expires| expires.saturating_add(seen.longer_than(Duration::ZERO)));
             uses.push(Arc::new(Use {
                 memory: Arc::clone(seen),
                 id: id.into(),
                 end,
-                beyond: MOST_LEEWAY,
+                kept,
                 most: MOST_SEEN,
                 seen: "the token was seen before",
                 crowded: "too many tokens of this issuer are remembered",

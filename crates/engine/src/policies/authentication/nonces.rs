@@ -9,6 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) fn share(keys: usize) -> usize {
 #[derive(Debug, Default)]
 pub(super) struct Nonces {
     seen: Mutex<Seen>,
+    /// The longest time, in seconds, for which somebody takes what is remembered here.
+    longest: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +70,16 @@ pub(super) enum Refused {
 }
 
 impl Nonces {
+    /// Somebody takes what is remembered here for so long after it was made, or after its end.
+    pub(super) fn is_taken_for(&self, time: Duration) {
+        self.longest.fetch_max(time.as_secs() + 1, Ordering::Relaxed);
+    }
+
+    /// How much longer others take what is taken here for so long.
+    pub(super) fn longer_than(&self, time: Duration) -> Duration {
+        Duration::from_secs(self.longest.load(Ordering::Relaxed)).saturating_sub(time)
+    }
+
     /// Whether a nonce was seen, and its signature is still good.
     pub(super) fn knows(&self, nonce: &str, now: Duration) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).knows(&hash(nonce), now)
@@ -100,8 +113,8 @@ pub(super) struct Use {
     pub(super) id: Box<str>,
     /// Until when it would be good, since the Unix epoch.
     pub(super) end: Duration,
-    /// How long beyond that it is remembered: others may take it for longer.
-    pub(super) beyond: Duration,
+    /// Until when it is remembered: others may take it for longer.
+    pub(super) kept: Duration,
     /// How many the memory takes.
     pub(super) most: usize,
     /// What is said of one that was used before, and where there is no room.
@@ -135,9 +148,7 @@ impl Use {
     pub(super) fn spend(self: &Arc<Self>, spent: &mut Uses, now: Duration) -> Result<(), Proof> {
         self.check(spent, now)?;
         if !self.is_among(spent) {
-            self.memory
-                .spend(&self.id, self.end.saturating_add(self.beyond), now, self.most)
-                .map_err(|why| self.refusal(&why))?;
+            self.memory.spend(&self.id, self.end.max(self.kept), now, self.most).map_err(|why| self.refusal(&why))?;
             spent.push(Arc::clone(self));
         }
         Ok(())
@@ -258,7 +269,7 @@ mod tests {
                 memory: Arc::clone(&memory),
                 id,
                 end: at(60),
-                beyond: Duration::ZERO,
+                kept: at(60),
                 most: 2,
                 seen: "seen",
                 crowded: "crowded",

@@ -114,6 +114,9 @@ pub(super) trait Scheme: Sized + Send + Sync + fmt::Debug {
         let _ = fields;
     }
 
+    /// Whether somebody is asked about credentials, who learns them.
+    const ASKS_ISSUER: bool = false;
+
     /// Another scheme knows what is shown, that this one has found to be no good: it need not be computed again.
     fn note_known_elsewhere(&self, x: &Exchange<'_>) {
         let _ = x;
@@ -264,6 +267,10 @@ macro_rules! schemes {
 
             pub(super) fn leave_keys(&mut self, fields: &[FieldName]) {
                 match self { $( AnyScheme::$variant(scheme) => scheme.leave_keys(fields), )* }
+            }
+
+            pub(super) fn asks_issuer(&self) -> bool {
+                match self { $( AnyScheme::$variant(_) => <$type as Scheme>::ASKS_ISSUER, )* }
             }
 
             pub(super) fn note_known_elsewhere(&self, x: &Exchange<'_>) {

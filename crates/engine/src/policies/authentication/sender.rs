@@ -263,7 +263,7 @@ impl Sender {
             memory: Arc::clone(memory),
             id,
             end,
-            beyond: Duration::ZERO,
+            kept: end,
             most: MOST,
             seen: "the proof was seen before",
             crowded,

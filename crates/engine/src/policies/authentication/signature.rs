@@ -168,7 +168,7 @@ impl Scheme for SignatureScheme {
     fn compile(name: &Text, spec: &SignatureSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let mut keys: HashMap<Box<str>, Known> = HashMap::new();
         for key in &spec.keys {
-            let known = compile_key(name, key, cx)?;
+            let known = compile_key(name, key, spec.max_age, cx)?;
             let is_shared = |other: &Owned| other.is_stored_like(&known.owned) && !other.is_of_consumer(&known.owned);
             if let Some((twin, _)) = keys.iter().find(|(_, other)| is_shared(&other.owned)) {
                 let why = format!("the keys {twin} and {} are the same key of two Consumers", &*key.id);
@@ -259,7 +259,7 @@ impl Scheme for SignatureScheme {
 /// Why a signature is no good.
 type Refusal = String;
 
-fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Option<Known> {
+fn compile_key(scheme: &Text, spec: &SignatureKey, max_age: Duration, cx: &mut CompileCx<'_>) -> Option<Known> {
     let entry = spec.key.read(cx)?;
     let key = match verifier(spec.algorithm, &entry) {
         Ok(key) => key,
@@ -270,10 +270,12 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, cx: &mut CompileCx<'_>) -> Op
     };
     let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), &entry]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.id, Some(stored), cx)?;
-    let nonces = cx.keep(
-        &remembered_as("nonces", &[spec.id.as_bytes(), spec.algorithm.as_str().as_bytes(), &entry]),
-        Nonces::default,
-    );
+    // The key itself, whatever stands around it in the file.
+    let der = SubjectPublicKeyInfoDer::from_pem_slice(&entry);
+    let material = der.as_ref().map_or(&*entry, |der| der.as_ref());
+    let made_by = [spec.id.as_bytes(), spec.algorithm.as_str().as_bytes(), material];
+    let nonces = cx.keep(&remembered_as("nonces", &made_by), Nonces::default);
+    nonces.is_taken_for(max_age);
     Some(Known { key, algorithm: spec.algorithm, owned, nonces })
 }
 
@@ -396,7 +398,7 @@ impl SignatureScheme {
             memory: Arc::clone(&known.nonces),
             id: nonce.into(),
             end: signed.end,
-            beyond: Duration::ZERO,
+            kept: signed.end.saturating_add(known.nonces.longer_than(self.max_age)),
             most: self.nonces,
             seen: SEEN,
             crowded: "too many nonces of this key are remembered",

@@ -292,6 +292,17 @@ fn nobody_uses_up_the_nonces_of_another_key_and_schemes_share_those_of_one() {
     let nonces = |scheme: &SignatureScheme| Arc::clone(&scheme.keys["one"].nonces);
     assert!(Arc::ptr_eq(&nonces(&first), &nonces(&second)), "one signature is shown to both");
     assert!(!Arc::ptr_eq(&nonces(&first), &nonces(&other)));
+    // As long as it is good anywhere, and whatever stands around the key.
+    let public = |age: &str, objects: &str| {
+        let spec = format!(
+            "{{maxAge: {age}, keys: [{{id: one, algorithm: ed25519, key: {{name: signing, key: public}}, consumer: partner}}]}}\n"
+        );
+        compile_with::<SignatureScheme>("first", &spec, objects, &keep).0.expect("a scheme")
+    };
+    let (short, long) =
+        (public("2s", OBJECTS), public("300s", &OBJECTS.replace("  public: |\n", "  public: |\n    ours\n")));
+    assert!(Arc::ptr_eq(&nonces(&short), &nonces(&long)));
+    assert!(nonces(&short).longer_than(Duration::from_secs(2)) >= Duration::from_secs(298));
 }
 
 #[test]
