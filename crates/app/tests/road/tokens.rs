@@ -12,7 +12,7 @@ use transept_testkit::client::{Answer, Endpoint, Request, exchange};
 use transept_testkit::launch::unused_port;
 use transept_testkit::parts::lacks;
 
-use crate::stage::{Answering, Backend, Gateway, Setup, Up, soon};
+use crate::stage::{Answering, Backend, Gateway, PATIENCE, Setup, Up, soon};
 
 const RSA: &str = "https://shop.test/rs";
 const ELLIPTIC: &str = "https://shop.test/es";
@@ -45,7 +45,9 @@ impl Provider {
             .spawn()
             .expect("node starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-        assert_eq!(soon(lines.next_line()).await.expect("a line").as_deref(), Some("ready"));
+        // Its many files are read from a disk that others use, too.
+        let line = tokio::time::timeout(PATIENCE * 4, lines.next_line()).await.expect("the provider starts in time");
+        assert_eq!(line.expect("a line").as_deref(), Some("ready"));
         let address = ([127, 0, 0, 1], port).into();
         Some(Provider { _child: child, issuer: format!("http://127.0.0.1:{port}"), endpoint: Endpoint::http1(address) })
     }

@@ -170,6 +170,10 @@ impl AuthenticationPolicy {
                     let exhibits = Exhibits::of(&self.schemes, x);
                     let judgement = Judgement { alternatives: &self.alternatives, exhibits: &exhibits };
                     outcomes = self.ask_the_rest(outcomes, held.is_some(), &judgement, x)?;
+                    // Who was not asked may know what is held against the client, or be what another alternative still needs.
+                    if judgement.accuser(&outcomes).is_some() {
+                        outcomes = self.ask_the_rest(outcomes, false, &judgement, x)?;
+                    }
                     self.forgive(&mut outcomes, &judgement, x);
                     if let Some(index) = judgement.accuser(&outcomes) {
                         return Err(self.refuse_for(index, &outcomes, x));

@@ -241,7 +241,10 @@ pub(super) struct JwtScheme {
 const MOST_VERIFIED: usize = 4096;
 
 /// Tokens of one issuer that are remembered because they are good once.
-const MOST_SEEN: usize = 100_000;
+const MOST_SEEN: usize = 400_000;
+
+/// Longer than any token is good.
+const ALWAYS: Duration = Duration::from_secs(u32::MAX as u64 * 1_000);
 
 /// The keys were asked for, for the sake of a request.
 struct Asked {
@@ -285,7 +288,7 @@ impl Scheme for JwtScheme {
             sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
             seen: spec.once.then(|| {
                 let seen = cx.keep_for_all(&format!("jti {}", &*spec.issuer), Nonces::default);
-                seen.is_taken_for(spec.leeway);
+                seen.is_taken_for(spec.max_age.unwrap_or(ALWAYS));
                 seen
             }),
         };
@@ -431,11 +434,14 @@ impl JwtScheme {
             let (Some(id), Some(end)) = (principal.claims.get("jti").and_then(Json::as_str), principal.until) else {
                 return Proof::invalid("the token has no `jti` by which it could be good once");
             };
-            // Another scheme for the issuer may take it to its end, and somewhat longer.
-            let expires = principal.claims.get("exp").and_then(Json::as_f64).map(Duration::try_from_secs_f64);
-            let kept = expires
-                .and_then(Result::ok)
-                .map_or(end, |expires| expires.saturating_add(seen.longer_than(Duration::ZERO)));
+            // As long as any scheme for the issuer may take it, whatever its leeway.
+            let time = |claim: &str| {
+                let seconds = principal.claims.get(claim).and_then(Json::as_f64)?;
+                Duration::try_from_secs_f64(seconds).ok()
+            };
+            let too_old = time("iat").map(|made| made.saturating_add(seen.longer_than(Duration::ZERO)));
+            let last = time("exp").into_iter().chain(too_old).min().unwrap_or(end);
+            let kept = last.saturating_add(MOST_LEEWAY);
             uses.push(Arc::new(Use {
                 memory: Arc::clone(seen),
                 id: id.into(),

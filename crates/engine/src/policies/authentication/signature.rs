@@ -268,11 +268,11 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, max_age: Duration, cx: &mut C
             return None;
         }
     };
-    let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), &entry]);
-    let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.id, Some(stored), cx)?;
     // The key itself, whatever stands around it in the file.
     let der = SubjectPublicKeyInfoDer::from_pem_slice(&entry);
     let material = der.as_ref().map_or(&*entry, |der| der.as_ref());
+    let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), material]);
+    let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.id, Some(stored), cx)?;
     let made_by = [spec.id.as_bytes(), spec.algorithm.as_str().as_bytes(), material];
     let nonces = cx.keep(&remembered_as("nonces", &made_by), Nonces::default);
     nonces.is_taken_for(max_age);
