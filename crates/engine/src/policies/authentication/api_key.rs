@@ -14,11 +14,11 @@ use transept_model::kinds::{ApiKeySpec, KeyHash, Object};
 use transept_model::object;
 use transept_model::place::Spot;
 use transept_model::schema::{HEADER_NAME, Rule, Text};
-use transept_wire::head::{FieldId, FieldName, Fields, Request};
+use transept_wire::head::{FieldId, FieldName, Fields, NameRef, Request};
 
 use super::super::CompileCx;
 use super::consumer::principal;
-use super::exhibits::Exhibit;
+use super::exhibits::{Exhibit, add_lines};
 use super::scheme::{Fault, Proof, Scheme, after_word, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::Exchange;
@@ -116,13 +116,10 @@ impl Scheme for ApiKeyScheme {
     }
 
     fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
-        for (line, (name, value)) in x.request.fields.iter().enumerate() {
-            let is_bearer =
-                self.bearer == Bearer::Read && name.id == FieldId::AUTHORIZATION && bearer_key(value).is_some();
-            if is_bearer || name.is(&self.header) {
-                add(Exhibit::Line(line));
-            }
-        }
+        let is_bearer = |name: NameRef<'_>, value: &[u8]| {
+            self.bearer == Bearer::Read && name.id == FieldId::AUTHORIZATION && bearer_key(value).is_some()
+        };
+        add_lines(x.request, |name, value| name.is(&self.header) || is_bearer(name, value), add);
         if let (Some(name), Some(query)) = (&self.query, x.request.query())
             && parameters(query).any(|(key, _)| is_named(key, name))
         {

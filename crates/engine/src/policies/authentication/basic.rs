@@ -15,10 +15,10 @@ use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use transept_model::object;
 use transept_model::schema::{Labels, Rule, Text};
-use transept_wire::head::{FieldId, Request};
+use transept_wire::head::{FieldId, NameRef, Request};
 
 use super::super::CompileCx;
-use super::exhibits::Exhibit;
+use super::exhibits::{Exhibit, add_lines};
 use super::flights::{Flight, Flights};
 use super::gate::Gate;
 use super::scheme::{Fault, Proof, Scheme, after_word};
@@ -186,11 +186,9 @@ impl Scheme for BasicScheme {
     }
 
     fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
-        for (line, (name, value)) in x.request.fields.iter().enumerate() {
-            if name.id == FieldId::AUTHORIZATION && basic_token(value).is_some() {
-                add(Exhibit::Line(line));
-            }
-        }
+        let is_one =
+            |name: NameRef<'_>, value: &[u8]| name.id == FieldId::AUTHORIZATION && basic_token(value).is_some();
+        add_lines(x.request, is_one, add);
     }
 
     fn note_known_elsewhere(&self, x: &Exchange<'_>) {

@@ -3,6 +3,7 @@
 //! Asked for by `decide`, so that what one scheme finds no good is held against nobody where another one knows the very same thing.
 
 use smallvec::SmallVec;
+use transept_wire::head::{NameRef, Request};
 
 use super::Named;
 use crate::exchange::Exchange;
@@ -20,6 +21,16 @@ pub(super) enum Exhibit<'x> {
     Signature(Option<usize>),
     /// In the handshake of the connection.
     Certificate,
+}
+
+/// The lines of a head that are of a kind, each as an exhibit.
+pub(super) fn add_lines<'x>(
+    request: &Request,
+    is_one: impl Fn(NameRef<'_>, &[u8]) -> bool,
+    add: &mut dyn FnMut(Exhibit<'x>),
+) {
+    let lines = request.fields.iter().enumerate().filter(|(_, (name, value))| is_one(*name, value));
+    lines.for_each(|(line, _)| add(Exhibit::Line(line)));
 }
 
 /// A set of what a request shows.

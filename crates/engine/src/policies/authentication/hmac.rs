@@ -14,16 +14,16 @@ use aws_lc_rs::hmac;
 use transept_model::schema::{Decoder, RESOURCE_NAME, Rule, Text};
 use transept_model::value::{Value, ticked};
 use transept_model::{choice, object};
-use transept_wire::head::{FieldId, FieldName, Request};
+use transept_wire::head::{FieldId, FieldName, NameRef, Request};
 
 use super::super::CompileCx;
 use super::consumer::Owned;
 use super::content::Coverage;
-use super::exhibits::Exhibit;
+use super::exhibits::{Exhibit, add_lines};
 use super::nonces::{Nonces, Use, Uses, remembered_as, share};
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
-use super::signature::shared_secret;
+use super::signature::{lines, shared_secret};
 use crate::callout::CalloutResult;
 use crate::date;
 use crate::exchange::Exchange;
@@ -180,11 +180,8 @@ impl Scheme for HmacScheme {
     }
 
     fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
-        for (line, (name, value)) in x.request.fields.iter().enumerate() {
-            if name.id == FieldId::AUTHORIZATION && parameters(value).is_some() {
-                add(Exhibit::Line(line));
-            }
-        }
+        let is_one = |name: NameRef<'_>, value: &[u8]| name.id == FieldId::AUTHORIZATION && parameters(value).is_some();
+        add_lines(x.request, is_one, add);
     }
 
     fn authenticate(&self, x: &mut Exchange<'_>) -> Proof {
@@ -239,10 +236,6 @@ impl Scheme for HmacScheme {
 /// What is shown in this form.
 fn shown(request: &Request) -> impl Iterator<Item = &[u8]> {
     request.fields.all(FieldId::AUTHORIZATION).filter_map(parameters)
-}
-
-fn lines(request: &Request, field: &FieldName) -> Vec<u8> {
-    request.fields.all_named(field).collect::<Vec<_>>().join(&b", "[..])
 }
 
 fn compile_key(scheme: &Text, spec: &HmacKey, skew: Duration, cx: &mut CompileCx<'_>) -> Option<Known> {

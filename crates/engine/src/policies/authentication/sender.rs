@@ -16,7 +16,7 @@ use transept_wire::normalize::{self, Form, Normal, PathRules};
 
 use super::super::{CompileCx, PlainHttp, parse_url};
 use super::api_key::{bearer_token, is_alike};
-use super::exhibits::Exhibit;
+use super::exhibits::{Exhibit, add_lines};
 use super::nonces::{Nonces, Use, Uses};
 use super::scheme::{Fault, Proof, after_word, challenge};
 use super::secret::SecretEntry;
@@ -129,11 +129,7 @@ impl Sender {
 
     /// The lines that they stand in.
     pub(super) fn exhibits<'x>(&self, header: &FieldName, request: &Request, add: &mut dyn FnMut(Exhibit<'x>)) {
-        for (line, (name, value)) in request.fields.iter().enumerate() {
-            if self.token_in(header, name, value).is_some() {
-                add(Exhibit::Line(line));
-            }
-        }
+        add_lines(request, |name, value| self.token_in(header, name, value).is_some(), add);
     }
 
     fn token_in<'v>(&self, header: &FieldName, name: NameRef<'_>, value: &'v [u8]) -> Option<(Word, &'v [u8])> {

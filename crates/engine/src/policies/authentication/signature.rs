@@ -327,7 +327,7 @@ impl Verifier {
 }
 
 /// All lines of a field as one.
-fn lines(request: &Request, field: &FieldName) -> Vec<u8> {
+pub(super) fn lines(request: &Request, field: &FieldName) -> Vec<u8> {
     request.fields.all_named(field).collect::<Vec<_>>().join(&b", "[..])
 }
 
