@@ -489,6 +489,47 @@ fn a_limit_that_another_policy_always_reaches_first_is_told_so() {
 }
 
 #[test]
+fn a_quota_or_a_place_that_another_policy_always_reaches_first_is_told_so() {
+    let notes = |kind: &str, list: &str, first: &str, second: &str| {
+        let policy = |name: &str, entry: &str| {
+            let targets = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}]";
+            format!(
+                "---\n{{apiVersion: transept.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}}}, spec: {{{targets}, {list}: [{entry}]}}}}\n"
+            )
+        };
+        let yaml = format!("{}{}{}", site("10.0.0.1", "HTTP", "a"), policy("a", first), policy("b", second));
+        let notes = compiled(&yaml, None).0.notes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        notes.into_iter().filter(|note| note.contains("is never reached")).collect::<Vec<_>>()
+    };
+    let quotas = |first: &str, second: &str| notes("QuotaPolicy", "quotas", first, second);
+    let places = |first: &str, second: &str| notes("ConcurrencyPolicy", "limits", first, second);
+    let day = "{name: day, requests: 5, per: Day, key: []}";
+    for (found, said) in [
+        (quotas(day, "{name: many, requests: 50, per: Day, key: []}"), "quota `many`"),
+        (quotas(day, "{name: many, requests: 9, per: Day, key: [{from: Address}]}"), "quota `many`"),
+        (quotas("{name: month, requests: 155, per: Month, key: []}", day), "quota `month`"),
+        (quotas(day, &day.replace("day", "same")), "quota `same`"),
+        (
+            places("{name: few, requests: 5, key: []}", "{name: each, requests: 9, key: [{from: Address}]}"),
+            "limit `each`",
+        ),
+        (places("{name: few, requests: 5, key: []}", "{name: same, requests: 5, key: []}"), "limit `same`"),
+    ] {
+        assert!(found.len() == 1 && found[0].contains(&format!("{said} is never reached")), "{said}: {found:?}");
+    }
+    for found in [
+        quotas(day, "{name: many, requests: 50, per: Day, key: [], soft: true}"),
+        quotas(&day.replace("key", "soft: true, key"), "{name: many, requests: 50, per: Day, key: []}"),
+        quotas(day, "{name: month, requests: 100, per: Month, key: []}"),
+        quotas(day, "{name: local, requests: 50, per: Day, timeZone: Europe/Berlin, key: []}"),
+        // Who waits for one of the few may have a place here.
+        places("{name: few, requests: 5, key: [], queue: {requests: 9}}", "{name: more, requests: 9, key: []}"),
+    ] {
+        assert_eq!(found, Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_plan_that_looks_misspelled_is_told() {
     let notes = |plans: &str| {
         let consumer =

@@ -33,8 +33,8 @@ object! {
 }
 
 /// The fields of a spec that say what a request costs.
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) struct CostFields<'s> {
-    pub(crate) at: Spot,
     pub(crate) cost: u32,
     pub(crate) costs: &'s [CostSpec],
     pub(crate) expression: Option<&'s NumberExpression>,
@@ -44,23 +44,23 @@ pub(crate) struct CostFields<'s> {
 }
 
 impl CostFields<'_> {
-    /// Refuses what contradicts itself. `most` is what is there at once.
-    pub(crate) fn check(&self, most: u32, cx: &mut Decoder) {
+    /// Refuses what contradicts itself in the limit here. `most` is what is there at once.
+    pub(crate) fn check(&self, at: Spot, most: u32, cx: &mut Decoder) {
         let dearest = self.costs.iter().map(|cost| cost.cost).fold(self.cost, u32::max);
         if dearest > most {
             let why = format!("a request that costs {dearest} can never pass, since at most {most} are there at once");
-            cx.refuse(self.at, why).remedy("raise `burst` or `requests`, or lower the cost");
+            cx.refuse(at, why).remedy("raise `burst` or `requests`, or lower the cost");
         }
         if self.expression.is_some() && self.cost != 1 {
-            cx.refuse(self.at, "`cost` and `costExpression` both say what a request costs")
+            cx.refuse(at, "`cost` and `costExpression` both say what a request costs")
                 .remedy("leave one out; of `costs` the first that fits goes before the expression");
         }
         if self.response_field.is_some() && self.response_expression.is_some() {
-            cx.refuse(self.at, "`responseCost` and `responseCostExpression` both say what a response has cost")
+            cx.refuse(at, "`responseCost` and `responseCostExpression` both say what a response has cost")
                 .remedy("leave one out; an expression can read the field: int(response.headers[\"x-cost\"])");
         }
         if self.response_body.is_some() && (self.response_field.is_some() || self.response_expression.is_some()) {
-            cx.refuse(self.at, "`responseCostBody` says what a response has cost, and its head says it too")
+            cx.refuse(at, "`responseCostBody` says what a response has cost, and its head says it too")
                 .remedy("leave one out, or write a limit for each");
         }
     }

@@ -23,6 +23,7 @@ pub(crate) mod shared;
 pub mod store;
 pub(crate) mod table;
 pub(crate) mod touched;
+pub(crate) mod unreached;
 pub(crate) mod window;
 
 use std::time::Duration;

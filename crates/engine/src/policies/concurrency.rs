@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transept_model::object;
+use transept_model::place::{ObjectName, Spot};
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, Rule, Text};
-use transept_model::value::{Value, ticked};
+use transept_model::value::Value;
 use transept_wire::head::Response;
 
-use super::{Caution, CompileCx, Known, Phase, Policy, PolicyName};
+use super::{Age, Caution, CompileCx, Known, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::limit::fields::{Label, LimitHeaders, Shown, refusal, show};
@@ -21,6 +22,7 @@ use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, ha
 use crate::limit::places::{Places, Taken, Turn};
 use crate::limit::plans::Plans;
 use crate::limit::touched::{Touch, address};
+use crate::limit::unreached::{self, Counted, Order, Written};
 use crate::limit::{Stage, Standing};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
@@ -79,27 +81,29 @@ fn check_queue(queue: &QueueSpec, _: &Value, cx: &mut Decoder) {
 /// The longest that a request may be made to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// A limit that another one, which counts the same, always reaches first.
 fn check_spec(spec: &ConcurrencyPolicySpec, _: &Value, cx: &mut Decoder) {
-    let counts_alike =
-        |a: &ConcurrencySpec, b: &ConcurrencySpec| (&a.key, &a.missing, &a.plans) == (&b.key, &b.missing, &b.plans);
-    for (index, limit) in spec.limits.iter().enumerate() {
-        let first = spec.limits.iter().enumerate().find(|(other_index, other)| {
-            let is_first =
-                other.requests < limit.requests || (other.requests == limit.requests && *other_index < index);
-            *other_index != index && is_first && counts_alike(other, limit)
-        });
-        if let Some((_, other)) = first {
-            cx.refuse(
-                limit.at,
-                format!(
-                    "limit {} is never reached, because {} allows no more",
-                    ticked(&limit.name),
-                    ticked(&other.name)
-                ),
-            )
-            .remedy("remove it, or mend its numbers or its key");
-        }
+    unreached::refuse(&spec.limits, cx);
+}
+
+impl Written for ConcurrencySpec {
+    const WORD: &'static str = "limit";
+
+    fn at(&self) -> Spot {
+        self.at
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn counted(&self) -> Counted<'_> {
+        Counted { key: self.key.as_deref(), missing: self.missing, plans: &self.plans }
+    }
+
+    fn is_tighter(&self, other: &ConcurrencySpec, order: Order) -> bool {
+        // What waits for a place here has the places already of limits that are asked before.
+        let waiting = self.queue.as_ref().filter(|_| order == Order::Later).map_or(0, |queue| queue.requests);
+        u64::from(self.requests) + u64::from(waiting) <= u64::from(other.requests)
     }
 }
 
@@ -134,6 +138,8 @@ pub(crate) struct ConcurrencyPolicy {
     limits: Vec<Arc<Limit>>,
     /// The policies that they belong to, once they are joined.
     owners: Vec<Arc<PolicyName>>,
+    /// The limits as they are written, before they are joined.
+    written: Vec<ConcurrencySpec>,
 }
 
 /// What is remembered while a request waits.
@@ -264,7 +270,7 @@ impl Policy for ConcurrencyPolicy {
         };
         let limits: Vec<Option<Arc<Limit>>> = spec.limits.iter().map(|limit| compile(limit, cx)).collect();
         let limits = limits.into_iter().collect::<Option<Vec<_>>>()?;
-        Some(ConcurrencyPolicy { stage: spec.stage, limits, owners: Vec::new() })
+        Some(ConcurrencyPolicy { stage: spec.stage, limits, owners: Vec::new(), written: spec.limits.clone() })
     }
 
     fn phase(&self) -> Phase {
@@ -277,11 +283,20 @@ impl Policy for ConcurrencyPolicy {
             limits.extend(policy.limits.iter().map(Arc::clone));
             owners.extend(policy.limits.iter().map(|_| Arc::clone(name)));
         }
-        Some(ConcurrencyPolicy { stage: all.first()?.1.stage, limits, owners })
+        Some(ConcurrencyPolicy { stage: all.first()?.1.stage, limits, owners, written: Vec::new() })
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
-        cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known)
+        let mut all = cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known);
+        all.extend(unreached::tell(&self.written));
+        all
+    }
+
+    fn beside(&self, other: &Self, name: &ObjectName, age: Age) -> Vec<Caution> {
+        if self.stage != other.stage {
+            return Vec::new();
+        }
+        unreached::tell_beside(&self.written, &other.written, name, age)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {
@@ -333,6 +348,10 @@ mod tests {
             ("[{name: a, requests: 2, key: []}, {name: b, requests: 5, key: []}]", 1),
             ("[{name: a, requests: 2, key: []}, {name: b, requests: 2, key: []}]", 1),
             ("[{name: a, requests: 2, key: [{from: Address}]}, {name: b, requests: 5, key: []}]", 0),
+            // Who waits for a place in one has a place in the one before.
+            ("[{name: a, requests: 2, key: [], queue: {requests: 9}}, {name: b, requests: 5, key: []}]", 1),
+            ("[{name: b, requests: 5, key: []}, {name: a, requests: 2, key: [], queue: {requests: 3}}]", 1),
+            ("[{name: b, requests: 5, key: []}, {name: a, requests: 2, key: [], queue: {requests: 9}}]", 0),
         ] {
             assert_eq!(refusals::<ConcurrencyPolicy>(&format!("limits: {limits}\n")).len(), wrong, "{limits}");
         }

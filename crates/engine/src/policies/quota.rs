@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use transept_model::place::ObjectName;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{HEADER_NAME, Rule, Text};
 use transept_model::{choice, object};
@@ -16,7 +17,7 @@ use transept_wire::head::Response;
 use twox_hash::XxHash3_128;
 
 use self::check::{check_quota, check_spec};
-use super::{Caution, CompileCx, Identified, Known, Phase, Policy, PolicyName};
+use super::{Age, Caution, CompileCx, Identified, Known, Phase, Policy, PolicyName};
 use crate::callout::{Callout, CalloutResult, Wait};
 use crate::exchange::Exchange;
 use crate::expression::{NumberExpression, ResponseExpression};
@@ -32,6 +33,7 @@ use crate::limit::period::{Period, PeriodLength, Periods, day, zone};
 use crate::limit::plans::Plans;
 use crate::limit::repeats::{Paid, Repeatable};
 use crate::limit::touched::{Touch, address};
+use crate::limit::unreached;
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
 
@@ -120,7 +122,6 @@ choice! {
 impl QuotaSpec {
     fn cost_fields(&self) -> CostFields<'_> {
         CostFields {
-            at: self.at,
             cost: self.cost,
             costs: &self.costs,
             expression: self.cost_expression.as_ref(),
@@ -167,6 +168,8 @@ pub(crate) struct QuotaPolicy {
     quotas: Vec<Arc<Quota>>,
     /// The policies that they belong to, once they are joined.
     owners: Vec<Arc<PolicyName>>,
+    /// The quotas as they are written, before they are joined.
+    written: Vec<QuotaSpec>,
 }
 
 /// Why a request goes no further.
@@ -483,7 +486,8 @@ impl Policy for QuotaPolicy {
             }))
         };
         let quotas: Vec<Option<Arc<Quota>>> = spec.quotas.iter().map(|quota| compile(quota, cx)).collect();
-        Some(QuotaPolicy { quotas: quotas.into_iter().collect::<Option<Vec<_>>>()?, owners: Vec::new() })
+        let quotas = quotas.into_iter().collect::<Option<Vec<_>>>()?;
+        Some(QuotaPolicy { quotas, owners: Vec::new(), written: spec.quotas.clone() })
     }
 
     fn join(all: &[(&Arc<PolicyName>, &Self)]) -> Option<Self> {
@@ -492,7 +496,7 @@ impl Policy for QuotaPolicy {
             quotas.extend(policy.quotas.iter().map(Arc::clone));
             owners.extend(policy.quotas.iter().map(|_| Arc::clone(name)));
         }
-        Some(QuotaPolicy { quotas, owners })
+        Some(QuotaPolicy { quotas, owners, written: Vec::new() })
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
@@ -506,7 +510,11 @@ impl Policy for QuotaPolicy {
             ),
         });
         let keys = cautions(self.quotas.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known);
-        keys.into_iter().chain(unspared).collect()
+        keys.into_iter().chain(unspared).chain(unreached::tell(&self.written)).collect()
+    }
+
+    fn beside(&self, other: &Self, name: &ObjectName, age: Age) -> Vec<Caution> {
+        unreached::tell_beside(&self.written, &other.written, name, age)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

@@ -29,6 +29,7 @@ use crate::limit::shared::{StoreSpec, Waited, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
 use crate::limit::touched::{Touch, address};
+use crate::limit::unreached::{self, Counted, Order, Written};
 use crate::limit::window::Window;
 use crate::limit::{Algorithm, Stage, kept_as};
 use crate::reason::Reason;
@@ -131,7 +132,7 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
         cx.refuse(limit.at, "a sliding window has no `burst`")
             .remedy("leave it out, or write `algorithm: TokenBucket`");
     }
-    limit.cost_fields().check(limit.burst.unwrap_or(limit.requests), cx);
+    limit.cost_fields().check(limit.at, limit.burst.unwrap_or(limit.requests), cx);
     if !limit.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         cx.refuse(limit.at, "the name is told in a header field, which has room for printable ASCII only")
             .remedy("use letters, digits and dashes");
@@ -156,7 +157,6 @@ fn check_limit(limit: &LimitSpec, _: &Value, cx: &mut Decoder) {
 impl LimitSpec {
     fn cost_fields(&self) -> CostFields<'_> {
         CostFields {
-            at: self.at,
             cost: self.cost,
             costs: &self.costs,
             expression: self.cost_expression.as_ref(),
@@ -172,68 +172,40 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
         cx.refuse(spec.at, "what a store counts for all proxies together cannot be divided among them as well")
             .remedy("leave out `perProxy`, or `store`");
     }
-    check_reached(spec, cx);
+    unreached::refuse(&spec.limits, cx);
 }
 
-/// A limit that another one, which counts the same, always reaches first.
-fn check_reached(spec: &RateLimitPolicySpec, cx: &mut Decoder) {
-    for (index, limit) in spec.limits.iter().enumerate() {
-        let first = spec.limits.iter().enumerate().find(|(other_index, other)| {
-            let is_first = !limit.forestalls(other) || *other_index < index;
-            *other_index != index && other.forestalls(limit) && other.is_for_the_same(limit) && is_first
-        });
-        if let Some((_, other)) = first {
-            cx.refuse(
-                limit.at,
-                format!(
-                    "limit {} is never reached, because {} allows no more",
-                    ticked(&limit.name),
-                    ticked(&other.name)
-                ),
-            )
-            .remedy("remove it, or mend its numbers or its key");
-        }
+impl Written for LimitSpec {
+    const WORD: &'static str = "limit";
+
+    fn at(&self) -> Spot {
+        self.at
     }
-}
 
-impl LimitSpec {
-    /// Whether it is reached wherever the other one would be.
-    fn forestalls(&self, other: &LimitSpec) -> bool {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn counted(&self) -> Counted<'_> {
+        Counted { key: self.key.as_deref(), missing: self.missing, plans: &self.plans }
+    }
+
+    fn is_tighter(&self, other: &LimitSpec, _: Order) -> bool {
         let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos());
         let ((requests, per), (other_requests, other_per)) = (rate(self), rate(other));
         let slower = requests * other_per <= other_requests * per;
         let smaller = self.burst.unwrap_or(self.requests) <= other.burst.unwrap_or(other.requests);
         let shorter = self.algorithm == AlgorithmSpec::TokenBucket || self.per <= other.per;
-        self.counts_like(other) && slower && smaller && shorter
+        self.costs_like(other) && slower && smaller && shorter
     }
+}
 
-    /// Whether it holds for the same requests, each by the same key.
-    fn is_for_the_same(&self, other: &LimitSpec) -> bool {
-        self.key == other.key && self.plans == other.plans && self.missing == other.missing
-    }
-
-    /// Whether it counts whatever the other one does, in the same way: by the same key or by a part of it, for the same plans or for more.
-    fn counts_like(&self, other: &LimitSpec) -> bool {
-        let parts = |limit: &LimitSpec| limit.key.as_ref().map(Vec::len);
-        let is_part = match (&self.key, &other.key) {
-            (Some(own), Some(others)) => own.iter().all(|part| others.contains(part)),
-            (own, others) => own == others,
-        };
-        // Where nothing can be missing, it does not matter what becomes of whoever lacks something.
-        let is_for_all = parts(self) == Some(0) || self.missing == other.missing;
-        let has_plans = self.plans.is_empty()
-            || (!other.plans.is_empty() && other.plans.iter().all(|plan| self.plans.contains(plan)));
-        is_part
-            && is_for_all
-            && has_plans
-            && self.count == other.count
-            && self.cost == other.cost
-            && self.costs == other.costs
+impl LimitSpec {
+    /// Whether a request takes as much of it as of the other one, in the same way.
+    fn costs_like(&self, other: &LimitSpec) -> bool {
+        self.count == other.count
+            && self.cost_fields() == other.cost_fields()
             && self.statuses == other.statuses
-            && self.cost_expression == other.cost_expression
-            && self.response_cost == other.response_cost
-            && self.response_cost_expression == other.response_cost_expression
-            && self.response_cost_body == other.response_cost_body
             && self.algorithm == other.algorithm
     }
 }
@@ -338,22 +310,8 @@ impl Policy for RateLimitPolicy {
     }
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
-        let limits = || self.written.iter().flat_map(|written| &written.limits);
-        // One by the same key is refused.
-        let forestalled = limits().enumerate().filter_map(|(index, limit)| {
-            let (_, first) = limits().enumerate().find(|(other, one)| {
-                let is_first = !limit.forestalls(one) || *other < index;
-                *other != index && one.forestalls(limit) && is_first && !one.is_for_the_same(limit)
-            })?;
-            let (name, first) = (&*limit.name, &*first.name);
-            let what = format!(
-                "limit `{name}` is never reached, because `{first}` holds for all that it holds for and allows no more; remove it, or mend its numbers or \
-                 its key"
-            );
-            Some(Caution { at: limit.at, what })
-        });
         let mut all = cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known);
-        all.extend(forestalled);
+        all.extend(self.written.iter().flat_map(|written| unreached::tell(&written.limits)));
         all
     }
 
@@ -363,17 +321,7 @@ impl Policy for RateLimitPolicy {
         if own.stage != other.stage || own.store != other.store || !is_whole {
             return Vec::new();
         }
-        let say = |limit: &LimitSpec| {
-            let first = |one: &&LimitSpec| one.forestalls(limit) && (!limit.forestalls(one) || age == Age::Younger);
-            let first = other.limits.iter().find(first)?;
-            let (limit_name, first) = (&*limit.name, &*first.name);
-            let what = format!(
-                "limit `{limit_name}` is never reached, because `{first}` of {name}, which stands wherever this policy does, \
-                 allows no more; remove it, or mend its numbers or its key"
-            );
-            Some(Caution { at: limit.at, what })
-        };
-        own.limits.iter().filter_map(say).collect()
+        unreached::tell_beside(&own.limits, &other.limits, name, age)
     }
 
     fn on_request(&self, x: &mut Exchange<'_>) -> Verdict {

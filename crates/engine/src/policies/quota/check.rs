@@ -1,40 +1,36 @@
 //! What is refused of a `QuotaPolicy` before it is compiled. Called by the decoder of its specs (`policies/quota.rs`).
 
+use transept_model::place::Spot;
 use transept_model::schema::Decoder;
 use transept_model::value::{Value, ticked};
 
 use super::{PeriodLength, QuotaPolicySpec, QuotaSpec, day, zone};
+use crate::limit::unreached::{self, Counted, Order, Written};
 
-/// A quota that another one, which counts the same, always reaches first.
 pub(super) fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
-    let counts_alike = |a: &QuotaSpec, b: &QuotaSpec| {
-        (&a.key, &a.missing, &a.plans, &a.time_zone, &a.costs, &a.cost)
-            == (&b.key, &b.missing, &b.plans, &b.time_zone, &b.costs, &b.cost)
-            && (&a.cost_expression, &a.response_cost, &a.repeats) == (&b.cost_expression, &b.response_cost, &b.repeats)
-            && (&a.response_cost_expression, &a.response_cost_body)
-                == (&b.response_cost_expression, &b.response_cost_body)
-    };
-    for (index, quota) in spec.quotas.iter().enumerate().filter(|(_, quota)| !quota.soft) {
-        let first = spec.quotas.iter().enumerate().find(|(other_index, other)| {
-            let most = most_within(other, quota);
-            let same = other.per == quota.per && other.requests == quota.requests;
-            *other_index != index
-                && !other.soft
-                && counts_alike(other, quota)
-                && most.is_some_and(|most| most <= quota.requests.into())
-                && (!same || *other_index < index)
-        });
-        if let Some((_, other)) = first {
-            cx.refuse(
-                quota.at,
-                format!(
-                    "quota {} is never reached, because {} allows no more",
-                    ticked(&quota.name),
-                    ticked(&other.name)
-                ),
-            )
-            .remedy("remove it, or mend its numbers or its key");
-        }
+    unreached::refuse(&spec.quotas, cx);
+}
+
+impl Written for QuotaSpec {
+    const WORD: &'static str = "quota";
+
+    fn at(&self) -> Spot {
+        self.at
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn counted(&self) -> Counted<'_> {
+        Counted { key: self.key.as_deref(), missing: self.missing, plans: &self.plans }
+    }
+
+    fn is_tighter(&self, other: &QuotaSpec, _: Order) -> bool {
+        let costs_like = (self.cost_fields(), self.repeats, &self.time_zone)
+            == (other.cost_fields(), other.repeats, &other.time_zone);
+        let most = most_within(self, other).filter(|_| !self.soft && !other.soft && costs_like);
+        most.is_some_and(|most| most <= u64::from(other.requests))
     }
 }
 
@@ -70,7 +66,7 @@ pub(super) fn check_quota(quota: &QuotaSpec, _: &Value, cx: &mut Decoder) {
             cx.refuse(quota.at, "a day begins at midnight, whatever `start` says").remedy("leave out `start`");
         }
     }
-    quota.cost_fields().check(if quota.soft { u32::MAX } else { quota.requests }, cx);
+    quota.cost_fields().check(quota.at, if quota.soft { u32::MAX } else { quota.requests }, cx);
     if !quota.name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         cx.refuse(quota.at, "the name is told in a header field, which has room for printable ASCII only")
             .remedy("use letters, digits and dashes");

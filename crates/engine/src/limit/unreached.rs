@@ -1,0 +1,128 @@
+//! Limits that nobody can reach, because another one that counts the same, or more, is always reached first.
+//!
+//! The policies that limit (`policies/rate_limit.rs`, `policies/quota.rs`, `policies/concurrency.rs`) ask about theirs as they are written: one beside
+//! another of its policy is refused when both count by the same key, which can only be a mistake, and told otherwise. When one limit is tighter
+//! than another each of them says itself.
+
+use transept_model::place::{ObjectName, Spot};
+use transept_model::schema::{Decoder, Text};
+use transept_model::value::ticked;
+
+use super::key::{KeyPartSpec, Missing};
+use crate::policies::{Age, Caution};
+
+/// A limit as it is written.
+pub(crate) trait Written {
+    /// What it is called: `limit`, `quota`.
+    const WORD: &'static str;
+
+    /// Where it stands.
+    fn at(&self) -> Spot;
+
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// What it counts.
+    fn counted(&self) -> Counted<'_>;
+
+    /// Whether it is reached wherever the other one would be, if it counts all that the other one does.
+    fn is_tighter(&self, other: &Self, order: Order) -> bool;
+}
+
+/// When a limit is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Before the one that it is compared with.
+    Before,
+    /// After it, or nobody can say.
+    Later,
+}
+
+/// Whose requests a limit counts, and by what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Counted<'a> {
+    pub(crate) key: Option<&'a [KeyPartSpec]>,
+    pub(crate) missing: Option<Missing>,
+    pub(crate) plans: &'a [Text],
+}
+
+impl Counted<'_> {
+    /// Whether all that has one count there has one here, too: counted by the same key or by a part of it, for the same plans or for more.
+    fn includes(self, other: Self) -> bool {
+        let is_part = match (self.key, other.key) {
+            (Some(own), Some(others)) => own.iter().all(|part| others.contains(part)),
+            (own, others) => own == others,
+        };
+        // Where nothing can be missing, it does not matter what becomes of whoever lacks something.
+        let is_for_all = self.key.is_some_and(<[_]>::is_empty) || self.missing == other.missing;
+        let has_plans = self.plans.is_empty()
+            || (!other.plans.is_empty() && other.plans.iter().all(|plan| self.plans.contains(plan)));
+        is_part && is_for_all && has_plans
+    }
+}
+
+/// Whether `limit` is never reached because of `other`.
+fn forestalls<L: Written>(other: &L, limit: &L, order: Order) -> bool {
+    other.counted().includes(limit.counted()) && other.is_tighter(limit, order)
+}
+
+/// The limits of one policy that are never reached, each with the first one because of which: one that counts the same, or one that counts more. Of two
+/// that say the same it is the later one.
+fn within<L: Written>(limits: &[L], counts_same: bool) -> impl Iterator<Item = (&L, &L)> {
+    limits.iter().enumerate().filter_map(move |(index, limit)| {
+        let is_first = |at: usize, other: &L| match at < index {
+            true => forestalls(other, limit, Order::Before),
+            false => at > index && forestalls(other, limit, Order::Later) && !forestalls(limit, other, Order::Before),
+        };
+        let mut others = limits.iter().enumerate();
+        let first =
+            others.find(|(at, other)| (limit.counted() == other.counted()) == counts_same && is_first(*at, other));
+        Some((limit, first?.1))
+    })
+}
+
+/// Refuses limits of a policy that another one of it, which counts the same, always reaches first.
+pub(crate) fn refuse<L: Written>(limits: &[L], cx: &mut Decoder) {
+    for (limit, other) in within(limits, true) {
+        let (limit_name, other_name) = (ticked(limit.name()), ticked(other.name()));
+        cx.refuse(
+            limit.at(),
+            format!("{} {limit_name} is never reached, because {other_name} allows no more", L::WORD),
+        )
+        .remedy("remove it, or mend its numbers or its key");
+    }
+}
+
+/// Tells of limits of a policy that another one of it, which counts more, always reaches first.
+pub(crate) fn tell<L: Written>(limits: &[L]) -> Vec<Caution> {
+    let say = |(limit, other): (&L, &L)| Caution {
+        at: limit.at(),
+        what: format!(
+            "{} `{}` is never reached, because `{}` holds for all that it holds for and allows no more; remove it, or mend its numbers or its key",
+            L::WORD,
+            limit.name(),
+            other.name()
+        ),
+    };
+    within(limits, false).map(say).collect()
+}
+
+/// Tells of limits of a policy that one of another policy, of this name, always reaches first: it stands on all targets of this one.
+pub(crate) fn tell_beside<L: Written>(own: &[L], others: &[L], name: &ObjectName, age: Age) -> Vec<Caution> {
+    let say = |limit: &L| {
+        // Which of them is asked first depends on the place.
+        let is_first = |other: &&L| {
+            forestalls(*other, limit, Order::Later) && (age == Age::Younger || !forestalls(limit, *other, Order::Later))
+        };
+        let other = others.iter().find(is_first)?;
+        let what = format!(
+            "{} `{}` is never reached, because `{}` of {name}, which stands wherever this policy does, allows no more; remove it, or mend its numbers \
+             or its key",
+            L::WORD,
+            limit.name(),
+            other.name()
+        );
+        Some(Caution { at: limit.at(), what })
+    };
+    own.iter().filter_map(say).collect()
+}
