@@ -173,8 +173,10 @@ impl<'w> Policies<'w> {
             .filter(|one| one.policy.is_some() && one.in_force.get())
             .map(|one| &one.name)
             .collect();
-        let names = world.policies().iter().map(|policy| policy.meta.object_name());
-        let idle: BTreeSet<String> = names.filter(|name| !in_use.contains(name)).map(|name| name.to_string()).collect();
+        let names = || world.policies().iter().map(|policy| policy.meta.object_name());
+        keep.forget_policies_besides(&names().map(|name| name.to_string().into()).collect());
+        let idle: BTreeSet<Box<str>> =
+            names().filter(|name| !in_use.contains(name)).map(|name| name.to_string().into()).collect();
         if idle.is_empty() { Idle::default() } else { keep.of_policies(&idle) }
     }
 

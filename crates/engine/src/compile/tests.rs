@@ -635,6 +635,34 @@ fn who_asks_for_two_keys_that_may_be_one_is_told_so() {
 }
 
 #[test]
+fn who_asks_an_issuer_about_tokens_that_need_no_asking_is_told_so() {
+    let notes = |first: &str, second: &str, require: &str| {
+        let text = format!(
+            "{}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: gate}}\nstringData: {{secret: a-secret-of-a-client}}\n\
+             ---\napiVersion: transept.dev/v1alpha1\nkind: AuthenticationPolicy\nmetadata: {{name: two}}\nspec:\n  \
+             targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: site}}]\n  schemes:\n  \
+             - {{name: first, {first}}}\n  - {{name: second, {second}}}\n{require}",
+            site("10.0.0.1", "HTTP", "a")
+        );
+        let (world, _) = compiled(&text, None);
+        assert!(world.problems.is_empty(), "{:?}", world.problems);
+        world.notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let asks = "introspection: {url: 'https://login.test/introspect', clientId: gate, clientSecret: {name: gate, key: secret}, anyAudience: true}";
+    let knows = "jwt: {issuer: 'https://login.test', audiences: [shop]}";
+    let found = notes(asks, knows, "");
+    assert!(found.len() == 1 && found[0].contains("scheme first is tried before second"), "{found:?}");
+    for (first, second, require) in [
+        (knows, asks, ""),
+        (asks, knows, "  require: [{second: []}, {first: []}]\n"),
+        (asks, knows, "  require: [{first: [], second: []}]\n"),
+        (&*asks.replace("anyAudience", "header: X-Token, anyAudience"), knows, ""),
+    ] {
+        assert_eq!(notes(first, second, require), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn who_guards_a_route_that_other_spellings_pass_by_is_told_so() {
     let on = |kind: &str, name: &str| {
         format!("  targetRefs: [{{group: gateway.networking.k8s.io, kind: {kind}, name: {name}}}]\n")

@@ -107,13 +107,12 @@ impl<'c> CompileCx<'c> {
 
     /// Memory that outlives this compile; `part` tells several of one policy apart.
     pub fn keep<T: Send + Sync + 'static>(&self, part: &str, make: impl FnOnce() -> T) -> Arc<T> {
-        let ObjectName { kind, namespace, name } = self.name;
-        self.keep.of(&format!("{kind} {namespace}/{name} {part}"), make)
+        self.keep.of_policy(&self.name.to_string(), &format!("{} {part}", self.name), make)
     }
 
     /// Memory that all policies share.
     pub fn keep_for_all<T: Send + Sync + 'static>(&self, part: &str, make: impl FnOnce() -> T) -> Arc<T> {
-        self.keep.of(part, make)
+        self.keep.of_policy(&self.name.to_string(), part, make)
     }
 
     /// The service that the policy asks about requests, with what is known of whether it answers.

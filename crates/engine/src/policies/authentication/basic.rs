@@ -216,7 +216,12 @@ impl Scheme for BasicScheme {
             (Some(Told::Bad), _) => return Proof::invalid("the name and the password are those of another scheme"),
             _ => {}
         }
-        let flight = match self.memory.flights.begin(proof) {
+        // Where nothing is remembered, those who waited would compute one after another.
+        let flight = match self.remember.is_zero() {
+            true => Ok(None),
+            false => self.memory.flights.begin(proof).map(Some),
+        };
+        let flight = match flight {
             Ok(flight) => flight,
             Err(landing) => {
                 let wait = Wait { what: "the same password to be computed", until: landing.over, timeout: PATIENCE };
@@ -231,7 +236,7 @@ impl Scheme for BasicScheme {
             return Proof::invalid("the name is not known");
         };
         let run = move || -> Box<dyn Any + Send> { Box::new(place.compute(|| hash.verify(&password))) };
-        let asked = Asked { user: user.map(|_| name.into()), proof, _flight: Some(flight) };
+        let asked = Asked { user: user.map(|_| name.into()), proof, _flight: flight };
         let computation = Computation { what: "whether the password is good", run: Box::new(run) };
         Proof::Ask(Box::new(Callout::Compute(computation)), Box::new(asked))
     }

@@ -1,5 +1,5 @@
-//! What the owner of an `AuthenticationPolicy` should know although nothing is wrong with it: schemes by which nobody can be let in, and two that are
-//! one.
+//! What the owner of an `AuthenticationPolicy` should know although nothing is wrong with it: schemes by which nobody can be let in, two that are
+//! one, and issuers that are asked for nothing.
 
 use super::super::{Caution, Identified, Known};
 use super::Named;
@@ -9,6 +9,7 @@ use super::scheme::AnyScheme;
 /// What there is to say of these schemes, by what is required of them and by what clients can prove where they are in force.
 pub(super) fn find(schemes: &[Named], alternatives: &[Alternative], known: Known) -> Vec<Caution> {
     let mut found: Vec<Caution> = alternatives.iter().flat_map(|one| one_key_for_two(schemes, one)).collect();
+    found.extend(asked_first(schemes, alternatives));
     if known.proven == Identified::Nowhere {
         found.extend(schemes.iter().filter_map(without_certificates));
     }
@@ -38,6 +39,26 @@ fn one_key_for_two(schemes: &[Named], alternative: &Alternative) -> Option<Cauti
             "schemes {} and {} are asked for together, and both look for keys in {place}, so that one key is enough for both; write `bearer: false` \
              and a `header` of its own into each",
             first.name, second.name
+        );
+        Some(Caution { at: scheme.at, what })
+    })
+}
+
+/// Introspection that is tried before a scheme that could tell by itself: each of its tokens is asked about, and an issuer that is away holds up all of them.
+fn asked_first(schemes: &[Named], alternatives: &[Alternative]) -> Option<Caution> {
+    let alone = |one: &Alternative| match &*one.needs {
+        [need] => schemes.get(need.scheme),
+        _ => None,
+    };
+    let alone: Vec<&Named> = alternatives.iter().filter_map(alone).collect();
+    alone.iter().enumerate().find_map(|(index, first)| {
+        let AnyScheme::Introspection(scheme) = &first.scheme else { return None };
+        let is_alike = |later: &&&Named| matches!(&later.scheme, AnyScheme::Jwt(other) if other.header == scheme.header);
+        let later = alone.iter().skip(index + 1).find(is_alike)?;
+        let what = format!(
+            "scheme {} is tried before {}, so that its issuer is asked about each token that {} could know by itself, and holds all of them up while it \
+             is away; put {} first",
+            first.name, later.name, later.name, later.name
         );
         Some(Caution { at: scheme.at, what })
     })

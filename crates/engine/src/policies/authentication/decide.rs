@@ -164,8 +164,7 @@ impl AuthenticationPolicy {
             outcomes = tried;
             let mut is_guess = false;
             let enough = match held {
-                // Nothing else can be shown.
-                Some(all) if all.needs.len() == self.schemes.len() => all,
+                Some(enough) if self.shows_nothing_else(&outcomes, x) => enough,
                 _ => {
                     let exhibits = Exhibits::of(&self.schemes, x);
                     let judgement = Judgement { alternatives: &self.alternatives, exhibits: &exhibits };
@@ -202,6 +201,15 @@ impl AuthenticationPolicy {
                 });
             }
         }
+    }
+
+    /// Whether a request shows nothing but what was found good: then there is nothing to hold against it.
+    fn shows_nothing_else(&self, outcomes: &Outcomes, x: &Exchange<'_>) -> bool {
+        self.schemes.iter().enumerate().all(|(index, named)| match outcomes.get(index) {
+            Some(Some(Outcome::Valid(..) | Outcome::Absent)) => true,
+            Some(None) => !named.scheme.presents(x),
+            _ => false,
+        })
     }
 
     /// Looks for an alternative that holds, asking one scheme after the other.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use transept_model::kinds::BackendObjectReference;
 use transept_model::object;
+use transept_model::place::Spot;
 use transept_model::schema::{Decoder, HEADER_NAME, Rule, Text};
 use transept_model::value::Value;
 use transept_wire::head::{FieldName, Request};
@@ -71,7 +72,7 @@ object! {
         /// By what nonces for proofs are made: an entry of a Secret with 32 random bytes or more, the same for all proxies (`openssl rand -hex 32`). With it,
         /// proofs must hold a nonce that was given out lately.
         proof_nonces: Option<SecretEntry>;
-        /// How long an active token is not asked for again; so long may it be used after it was revoked.
+        /// How long an active token is not asked for again; so long may it be used after it was revoked. With 0s each request asks for itself.
         remember: Duration = Duration::from_secs(60);
         /// How long the issuer may take.
         timeout: Duration = Duration::from_secs(5);
@@ -83,7 +84,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How far clocks may be apart; the issuer has looked at its own.
 const LEEWAY: Duration = Duration::from_secs(30);
 const REFUSED: Duration = Duration::from_secs(10);
-const MOST_ACTIVE: usize = 4096;
+const MOST_ACTIVE: usize = 16_384;
 const MOST_REFUSED: usize = 1024;
 const MOST_ANSWER: usize = 64 * 1024;
 
@@ -116,7 +117,7 @@ pub(super) struct IntrospectionScheme {
     url: Url,
     client: Client,
     expected: Expectations,
-    header: FieldName,
+    pub(super) header: FieldName,
     claims: ClaimNames,
     owner: TokenOwner,
     remember: Duration,
@@ -128,6 +129,8 @@ pub(super) struct IntrospectionScheme {
     asked: Arc<AskedService>,
     /// Whether what is spelled like an API key is a token like any other: there are no keys here that the issuer could learn.
     tells_keys: bool,
+    /// Where it is written.
+    pub(super) at: Spot,
 }
 
 #[derive(Debug)]
@@ -140,8 +143,8 @@ struct Memory {
 
 /// What a request remembers meanwhile.
 enum Asking {
-    /// It asks, and holds the right to until its answer is noted.
-    Flying(Hash, Flight),
+    /// It asks, and holds the right to until its answer is noted; where no answer is remembered it asks for itself.
+    Flying(Hash, Option<Flight>),
     /// It waits for another, which may fail.
     Waiting(Arc<OnceLock<Box<str>>>),
 }
@@ -192,6 +195,7 @@ impl Scheme for IntrospectionScheme {
             vouches: StoredMark::of(&[spec.url.as_bytes(), spec.client_id.as_bytes()]),
             asked: cx.service_of_scheme(ServiceRole::Introspection, name),
             tells_keys: true,
+            at: spec.at,
         })
     }
 
@@ -237,7 +241,12 @@ impl Scheme for IntrospectionScheme {
         if let Some(why) = self.memory.refused.find(&hash, 0, x.now.unix) {
             return Proof::Invalid((*why).clone());
         }
-        match self.memory.flights.begin(hash) {
+        // Where no answer is remembered, those who waited would ask one after another.
+        let flight = match self.remember.is_zero() {
+            true => Ok(None),
+            false => self.memory.flights.begin(hash).map(Some),
+        };
+        match flight {
             Ok(flight) => match self.call(token) {
                 Ok(call) => Proof::Ask(Box::new(Callout::Http(Box::new(call))), Box::new(Asking::Flying(hash, flight))),
                 Err(why) => Proof::Unavailable(why),
@@ -291,7 +300,7 @@ impl Scheme for IntrospectionScheme {
             _ => return self.authenticate(x),
         };
         // Those who wait find the answer, or are told that there is none.
-        if let (Asking::Flying(_, flight), Proof::Unavailable(why)) = (*asking, &proof) {
+        if let (Asking::Flying(_, Some(flight)), Proof::Unavailable(why)) = (*asking, &proof) {
             flight.fail(why);
         }
         proof

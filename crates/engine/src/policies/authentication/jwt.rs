@@ -228,7 +228,7 @@ pub(super) struct JwtScheme {
     keys: Keys,
     allowed: Algorithms,
     expected: Expectations,
-    header: FieldName,
+    pub(super) header: FieldName,
     claims: ClaimNames,
     owner: TokenOwner,
     verified: Arc<Verified<Principal>>,

@@ -4,7 +4,7 @@
 //! signature, told ([`Use`]) when the request is let in: who sends somebody else's head with another content spends nothing, and what is refused for
 //! another reason may come again. Proofs and tokens that are good once are remembered in the same way.
 //!
-//! A nonce is remembered until its signature has ended. What has ended is forgotten a little at a time, in the order of the ends, by those who
+//! A nonce is remembered until nobody takes its signature any more. What has ended is forgotten a little at a time, in the order of the ends, by those who
 //! come with new ones, so that nobody waits for a sweep.
 
 use std::cmp::Reverse;

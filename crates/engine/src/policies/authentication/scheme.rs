@@ -32,7 +32,7 @@ pub(super) enum Proof {
     Invalid(Box<str>),
     /// There is one, it is genuine, and its time is over: it is no good for anybody else either.
     Over(Box<str>),
-    /// There is one, and nobody can tell at present. The request is refused.
+    /// There is one, and nobody can tell at present. The request is refused, unless another alternative lets it in.
     Unavailable(Box<str>),
     /// The same, and it can be told after a while.
     Later(Box<str>, Later),

@@ -4,6 +4,7 @@
 //! A proof is for one request: its method and URL, this very token, and a minute. It is good once; what was seen is remembered in many memories of a
 //! fixed size, by the key, so that one client cannot use up the room of all. A binding that is not understood binds all the same: such a token is refused.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,18 +67,27 @@ const OLDEST: Duration = Duration::from_secs(60);
 /// How far the clock of a client may be ahead.
 const AHEAD: Duration = Duration::from_secs(30);
 const MEMORIES: usize = 64;
-/// Proofs that one memory holds.
-const MOST: usize = 16_384;
+/// Proofs that one memory holds: those of a client that makes 700 requests a second.
+const MOST: usize = 65_536;
 
 /// Proofs that were seen.
 #[derive(Debug)]
 pub(super) struct Proofs {
     by_key: [Arc<Nonces>; MEMORIES],
+    /// Nobody outside can choose a key that is remembered where another one is.
+    seed: RandomState,
+}
+
+impl Proofs {
+    fn of(&self, thumbprint: &str) -> Option<&Arc<Nonces>> {
+        let place = self.seed.hash_one(thumbprint) % MEMORIES as u64;
+        self.by_key.get(usize::try_from(place).unwrap_or_default())
+    }
 }
 
 impl Default for Proofs {
     fn default() -> Proofs {
-        Proofs { by_key: std::array::from_fn(|_| Arc::default()) }
+        Proofs { by_key: std::array::from_fn(|_| Arc::default()), seed: RandomState::new() }
     }
 }
 
@@ -251,9 +261,8 @@ impl Sender {
         {
             return Err(nonces.ask(x.now.unix));
         }
-        let memory = proof.thumbprint.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let crowded = "too many proofs are remembered";
-        let memory = self.proofs.by_key.get(memory % MEMORIES).ok_or_else(|| Proof::Unavailable(crowded.into()))?;
+        let memory = self.proofs.of(&proof.thumbprint).ok_or_else(|| Proof::Unavailable(crowded.into()))?;
         let id = format!("{} {}", proof.thumbprint, proof.text("jti").unwrap_or_default()).into();
         Ok(Use {
             memory: Arc::clone(memory),

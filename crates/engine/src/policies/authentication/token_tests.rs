@@ -451,6 +451,18 @@ fn an_opaque_token_is_looked_up_once_a_minute() {
 }
 
 #[test]
+fn where_no_answer_is_remembered_nobody_waits_for_that_of_another() {
+    let desk = Desk::new(&INTROSPECTION.replace("anyAudience", "remember: 0s, anyAudience"));
+    let (first, mut one) = desk.ask("opaque");
+    let (second, mut other) = desk.ask("opaque");
+    let _ = (looked_up(first), looked_up(second));
+    let active = r#"{"active":true,"sub":"7"}"#;
+    assert!(desk.resume(&mut one, answer(200, active)).goes_on());
+    assert!(desk.resume(&mut other, answer(200, active)).goes_on());
+    let _ = looked_up(desk.ask("opaque").0);
+}
+
+#[test]
 fn a_token_that_one_scheme_knows_is_shown_to_no_other() {
     let issuer = Issuer::new();
     let both = inline(&issuer, "").trim_end().trim_end_matches(']').to_owned()
