@@ -111,11 +111,16 @@ fn opaque(provider: &Provider) -> String {
     ))
 }
 
-/// A gateway of two workers with this policy, before a backend that answers everything.
+/// A gateway of two workers with this policy.
+fn guarded(backend: &Backend, policy: &str) -> Setup {
+    let setup = Setup::before(backend).workers(2).document(policy);
+    setup.argument("--access-log=stdout").argument("--access-log-format=json")
+}
+
+/// The same before a backend that answers everything.
 async fn stage(policy: &str) -> (Gateway, Answering) {
     let backend = Backend::start(Up::Http1).await;
-    let setup = Setup::before(&backend).workers(2).document(policy);
-    let gateway = setup.argument("--access-log=stdout").argument("--access-log-format=json").start().await;
+    let gateway = guarded(&backend, policy).start().await;
     (gateway, backend.answer_all())
 }
 
@@ -169,6 +174,25 @@ async fn the_keys_of_a_provider_are_found_and_its_rotation_under_load_is_followe
     let metrics = gateway.running.metrics().await.expect("metrics");
     assert!(metrics.contains("transept_document_fetches_total{document=\""), "{metrics}");
     is_told_nowhere(&gateway, &[&rsa, &elliptic, &fresh[0], &fresh[1]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_good_by_a_key_that_is_gone_is_not_after_the_policy_was_out_of_force() {
+    let Some(provider) = Provider::start().await else { return };
+    let backend = Backend::start(Up::Http1).await;
+    let in_force = guarded(&backend, &signed(&provider));
+    let out_of_force = guarded(&backend, &signed(&provider).replace("name: gate-0", "name: elsewhere"));
+    let mut gateway = in_force.start().await;
+    let _backend = backend.answer_all();
+    let token = provider.token(ELLIPTIC).await;
+    assert_eq!(ask(&gateway, &token).await.status, 200);
+    gateway.reload(&out_of_force).await;
+    gateway.status_when(|status| status["documents"].as_array().is_none_or(Vec::is_empty)).await;
+    provider.tell("rotate").await;
+    gateway.reload(&in_force).await;
+    gateway.status_when(|status| status["documents"][0]["fetched"] == 1).await;
+    assert_eq!(ask(&gateway, &token).await.status, 401);
+    assert_eq!(ask(&gateway, &provider.token(ELLIPTIC).await).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
