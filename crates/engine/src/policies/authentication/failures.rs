@@ -75,10 +75,17 @@ struct Table {
 
 /// A failure that was counted before it was one.
 #[derive(Debug)]
-pub(super) struct Hold {
-    /// Microseconds, by network and row.
-    added: [[u64; ROWS]; NETWORKS.len()],
-    at: Duration,
+pub(super) struct Hold(Everywhere);
+
+/// What was counted, by network and row.
+type Everywhere = [[Counted; ROWS]; NETWORKS.len()];
+
+/// What was counted in one counter, in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    added: u64,
+    /// When time has forgiven all of it: what is counted before is forgiven before.
+    forgiven_at: u64,
 }
 
 impl Table {
@@ -129,37 +136,42 @@ impl Failures {
     ) -> Result<Hold, Duration> {
         match self.wait(limit, client, now) {
             Some(wait) => Err(wait),
-            None => Ok(Hold { added: self.add(limit, client, now, random), at: now }),
+            None => Ok(Hold(self.add(limit, client, now, random))),
         }
     }
 
-    /// It was no failure. What time has forgiven of it meanwhile is not forgiven again.
+    /// It was no failure. What time has forgiven of it meanwhile is not forgiven again, as far as it is known: of several that were counted together,
+    /// time forgives one after the other, so that all but the first are taken back whole. Where some were taken back before, what is left of them moves up,
+    /// and time may forgive twice; never more than that, and only for who shows good credentials.
     pub(super) fn release(&self, hold: &Hold, client: IpAddr, now: Duration) {
         let Some(table) = self.table.get() else { return };
-        let passed = micros(now.saturating_sub(hold.at));
-        for ((_, counters), added) in table.counters(client).zip(hold.added) {
-            for (counter, added) in counters.zip(added) {
-                let back = added.saturating_sub(passed);
+        let now = micros(now);
+        for ((_, counters), counted) in table.counters(client).zip(hold.0) {
+            for (counter, Counted { added, forgiven_at }) in counters.zip(counted) {
+                let back = added.min(forgiven_at.saturating_sub(now));
                 // The function always gives a value.
                 let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(at.saturating_sub(back)));
             }
         }
     }
 
-    /// Counts one, and gives how much that was, by network and row.
-    fn add(&self, limit: &FailureLimit, client: IpAddr, now: Duration, random: u64) -> [[u64; ROWS]; NETWORKS.len()] {
+    /// Counts one, and gives what that was.
+    fn add(&self, limit: &FailureLimit, client: IpAddr, now: Duration, random: u64) -> Everywhere {
         let table = self.table.get_or_init(|| Table {
             seed: draw(random, 7),
             forgiven_at: (0..ROWS * SLOTS).map(|_| AtomicU64::new(0)).collect(),
         });
         let (now, per) = (micros(now), micros(limit.per));
-        let mut all = [[0; ROWS]; NETWORKS.len()];
-        for ((times, counters), added) in table.counters(client).zip(&mut all) {
+        let mut all = Everywhere::default();
+        for ((times, counters), counted) in table.counters(client).zip(&mut all) {
             let next = |at: u64| (at.max(now) + one(limit, times)).min(now + per);
-            for (counter, added) in counters.zip(added) {
+            for (counter, counted) in counters.zip(counted) {
                 // The function always gives a value.
                 let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(next(at)));
-                *added = before.map_or(0, |at| next(at).saturating_sub(at.max(now)));
+                *counted = before.map_or(Counted::default(), |at| Counted {
+                    added: next(at).saturating_sub(at.max(now)),
+                    forgiven_at: next(at),
+                });
             }
         }
         all
@@ -228,11 +240,46 @@ mod tests {
         assert_eq!(hold(100.0).expect_err("not allowed"), at(20.0));
         failures.release(&first, client, at(100.0));
         let again = hold(100.0).expect("allowed");
-        // Time has forgiven a quarter of it, or of another one: that is not taken back.
+        // Time has forgiven a quarter of one of the two that are left, and nothing of it.
         failures.release(&again, client, at(105.0));
         assert_eq!(failures.wait(&limit, client, at(105.0)), None);
         failures.count(&limit, client, at(105.0), 1);
-        assert_eq!(failures.wait(&limit, client, at(105.0)), Some(at(20.0)));
+        assert_eq!(failures.wait(&limit, client, at(105.0)), Some(at(15.0)));
+    }
+
+    #[test]
+    fn many_that_are_found_out_together_and_succeed_use_nothing_up() {
+        let (failures, limit) = (Failures::default(), limit(60, 60));
+        let client: IpAddr = "2001:db8::7".parse().expect("an address");
+        for round in 0..1000 {
+            let begin = 100.0 + f64::from(round) / 2.0;
+            let hold = || failures.hold(&limit, client, at(begin), 1).expect("allowed");
+            let held: Vec<Hold> = std::iter::repeat_with(hold).take(8).collect();
+            held.iter().for_each(|one| failures.release(one, client, at(begin + 0.5)));
+        }
+        // As many may fail as ever, but for the one or two of this moment.
+        let end = at(600.0);
+        let fails = std::iter::repeat_with(|| failures.hold(&limit, client, end, 1)).take_while(Result::is_ok).count();
+        assert!((58..=60).contains(&fails), "{fails}");
+    }
+
+    #[test]
+    fn who_succeeds_now_and_then_fails_no_more_than_twice_as_often() {
+        let (failures, limit) = (Failures::default(), limit(60, 60));
+        let client: IpAddr = "192.0.2.7".parse().expect("an address");
+        let mut failed = 0;
+        for round in 0..4000 {
+            let begin = 100.0 + f64::from(round) / 4.0;
+            let hold = |_| failures.hold(&limit, client, at(begin), 1).ok();
+            let held: Vec<Hold> = (0..8).filter_map(hold).collect();
+            held.iter().step_by(2).for_each(|one| failures.release(one, client, at(begin)));
+            if failures.wait(&limit, client, at(begin + 0.25)).is_none() {
+                failures.count(&limit, client, at(begin + 0.25), 1);
+                failed += 1;
+            }
+            held.iter().skip(1).step_by(2).for_each(|one| failures.release(one, client, at(begin + 0.25)));
+        }
+        assert!(failed <= 60 + 2 * 1000, "{failed} in 1,000 seconds");
     }
 
     #[test]
