@@ -485,6 +485,8 @@ impl BindDraft {
 }
 
 #[cfg(test)]
+mod note_tests;
+#[cfg(test)]
 mod secrecy_tests;
 #[cfg(test)]
 mod tests;

@@ -16,14 +16,8 @@ pub(crate) trait Written {
     /// What it is called: `limit`, `quota`.
     const WORD: &'static str;
 
-    /// Where it stands.
-    fn at(&self) -> Spot;
-
-    /// Its name.
-    fn name(&self) -> &str;
-
-    /// What it counts.
-    fn counted(&self) -> Counted<'_>;
+    /// What of it all kinds of limits have.
+    fn outline(&self) -> Outline<'_>;
 
     /// Whether it is reached wherever the other one would be, if it counts all that the other one does.
     fn is_tighter(&self, other: &Self, order: Order) -> bool;
@@ -38,12 +32,33 @@ pub(crate) enum Order {
     Later,
 }
 
+/// What every limit says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outline<'a> {
+    /// Where it stands.
+    at: Spot,
+    name: &'a str,
+    counted: Counted<'a>,
+}
+
+impl<'a> Outline<'a> {
+    pub(crate) fn new(
+        at: Spot,
+        name: &'a Text,
+        key: Option<&'a Vec<KeyPartSpec>>,
+        missing: Option<Missing>,
+        plans: &'a [Text],
+    ) -> Outline<'a> {
+        Outline { at, name, counted: Counted { key: key.map(Vec::as_slice), missing, plans } }
+    }
+}
+
 /// Whose requests a limit counts, and by what.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Counted<'a> {
-    pub(crate) key: Option<&'a [KeyPartSpec]>,
-    pub(crate) missing: Option<Missing>,
-    pub(crate) plans: &'a [Text],
+struct Counted<'a> {
+    key: Option<&'a [KeyPartSpec]>,
+    missing: Option<Missing>,
+    plans: &'a [Text],
 }
 
 impl Counted<'_> {
@@ -63,7 +78,7 @@ impl Counted<'_> {
 
 /// Whether `limit` is never reached because of `other`.
 fn forestalls<L: Written>(other: &L, limit: &L, order: Order) -> bool {
-    other.counted().includes(limit.counted()) && other.is_tighter(limit, order)
+    other.outline().counted.includes(limit.outline().counted) && other.is_tighter(limit, order)
 }
 
 /// The limits of one policy that are never reached, each with the first one because of which: one that counts the same, or one that counts more. Of two
@@ -75,8 +90,9 @@ fn within<L: Written>(limits: &[L], counts_same: bool) -> impl Iterator<Item = (
             false => at > index && forestalls(other, limit, Order::Later) && !forestalls(limit, other, Order::Before),
         };
         let mut others = limits.iter().enumerate();
-        let first =
-            others.find(|(at, other)| (limit.counted() == other.counted()) == counts_same && is_first(*at, other));
+        let first = others.find(|(at, other)| {
+            (limit.outline().counted == other.outline().counted) == counts_same && is_first(*at, other)
+        });
         Some((limit, first?.1))
     })
 }
@@ -84,9 +100,9 @@ fn within<L: Written>(limits: &[L], counts_same: bool) -> impl Iterator<Item = (
 /// Refuses limits of a policy that another one of it, which counts the same, always reaches first.
 pub(crate) fn refuse<L: Written>(limits: &[L], cx: &mut Decoder) {
     for (limit, other) in within(limits, true) {
-        let (limit_name, other_name) = (ticked(limit.name()), ticked(other.name()));
+        let (limit_name, other_name) = (ticked(limit.outline().name), ticked(other.outline().name));
         cx.refuse(
-            limit.at(),
+            limit.outline().at,
             format!("{} {limit_name} is never reached, because {other_name} allows no more", L::WORD),
         )
         .remedy("remove it, or mend its numbers or its key");
@@ -96,12 +112,12 @@ pub(crate) fn refuse<L: Written>(limits: &[L], cx: &mut Decoder) {
 /// Tells of limits of a policy that another one of it, which counts more, always reaches first.
 pub(crate) fn tell<L: Written>(limits: &[L]) -> Vec<Caution> {
     let say = |(limit, other): (&L, &L)| Caution {
-        at: limit.at(),
+        at: limit.outline().at,
         what: format!(
             "{} `{}` is never reached, because `{}` holds for all that it holds for and allows no more; remove it, or mend its numbers or its key",
             L::WORD,
-            limit.name(),
-            other.name()
+            limit.outline().name,
+            other.outline().name
         ),
     };
     within(limits, false).map(say).collect()
@@ -119,10 +135,10 @@ pub(crate) fn tell_beside<L: Written>(own: &[L], others: &[L], name: &ObjectName
             "{} `{}` is never reached, because `{}` of {name}, which stands wherever this policy does, allows no more; remove it, or mend its numbers \
              or its key",
             L::WORD,
-            limit.name(),
-            other.name()
+            limit.outline().name,
+            other.outline().name
         );
-        Some(Caution { at: limit.at(), what })
+        Some(Caution { at: limit.outline().at, what })
     };
     own.iter().filter_map(say).collect()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transept_model::object;
-use transept_model::place::{ObjectName, Spot};
+use transept_model::place::ObjectName;
 use transept_model::policy::{Merge, Target};
 use transept_model::schema::{Decoder, Rule, Text};
 use transept_model::value::Value;
@@ -22,7 +22,7 @@ use crate::limit::key::{Found, Key, KeyBytes, KeyPartSpec, Missing, cautions, ha
 use crate::limit::places::{Places, Taken, Turn};
 use crate::limit::plans::Plans;
 use crate::limit::touched::{Touch, address};
-use crate::limit::unreached::{self, Counted, Order, Written};
+use crate::limit::unreached::{self, Order, Outline, Written};
 use crate::limit::{Stage, Standing};
 use crate::reason::Reason;
 use crate::verdict::{Reply, Verdict};
@@ -88,16 +88,8 @@ fn check_spec(spec: &ConcurrencyPolicySpec, _: &Value, cx: &mut Decoder) {
 impl Written for ConcurrencySpec {
     const WORD: &'static str = "limit";
 
-    fn at(&self) -> Spot {
-        self.at
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn counted(&self) -> Counted<'_> {
-        Counted { key: self.key.as_deref(), missing: self.missing, plans: &self.plans }
+    fn outline(&self) -> Outline<'_> {
+        Outline::new(self.at, &self.name, self.key.as_ref(), self.missing, &self.plans)
     }
 
     fn is_tighter(&self, other: &ConcurrencySpec, order: Order) -> bool {

@@ -29,7 +29,7 @@ use crate::limit::shared::{StoreSpec, Waited, share};
 use crate::limit::store::Store;
 use crate::limit::table::Table;
 use crate::limit::touched::{Touch, address};
-use crate::limit::unreached::{self, Counted, Order, Written};
+use crate::limit::unreached::{self, Order, Outline, Written};
 use crate::limit::window::Window;
 use crate::limit::{Algorithm, Stage, kept_as};
 use crate::reason::Reason;
@@ -178,16 +178,8 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
 impl Written for LimitSpec {
     const WORD: &'static str = "limit";
 
-    fn at(&self) -> Spot {
-        self.at
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn counted(&self) -> Counted<'_> {
-        Counted { key: self.key.as_deref(), missing: self.missing, plans: &self.plans }
+    fn outline(&self) -> Outline<'_> {
+        Outline::new(self.at, &self.name, self.key.as_ref(), self.missing, &self.plans)
     }
 
     fn is_tighter(&self, other: &LimitSpec, _: Order) -> bool {
@@ -195,7 +187,9 @@ impl Written for LimitSpec {
         let ((requests, per), (other_requests, other_per)) = (rate(self), rate(other));
         let slower = requests * other_per <= other_requests * per;
         let smaller = self.burst.unwrap_or(self.requests) <= other.burst.unwrap_or(other.requests);
-        let shorter = self.algorithm == AlgorithmSpec::TokenBucket || self.per <= other.per;
+        // Windows that do not end together let more through in the longer one than their rate.
+        let shorter = self.algorithm == AlgorithmSpec::TokenBucket
+            || other.per.as_nanos().is_multiple_of(self.per.as_nanos().max(1));
         self.costs_like(other) && slower && smaller && shorter
     }
 }

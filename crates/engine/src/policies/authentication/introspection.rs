@@ -162,7 +162,7 @@ impl Scheme for IntrospectionScheme {
         let secret = spec.client_secret.read_text(cx)?;
         let client = Client::new(&spec.client_id, Some(&secret), spec.client_authentication);
         // Whatever is expected differently has a memory of its own.
-        let identity = verified::identity(spec).finish();
+        let identity = verified::identity(name, spec).finish();
         let part = format!("introspection {}", data_encoding::HEXLOWER.encode(identity.as_ref()));
         let memory = cx.keep(&part, || Memory {
             active: Verified::new(MOST_ACTIVE),

@@ -258,7 +258,7 @@ impl Scheme for JwtScheme {
     fn compile(name: &Text, spec: &JwtSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let before = cx.count();
         // Whatever is expected differently has a memory of its own.
-        let mut identity = verified::identity(spec);
+        let mut identity = verified::identity(name, spec);
         let keys = compile_keys(spec, &mut identity, cx)?;
         let allowed = if spec.algorithms.is_empty() {
             match &spec.keys {

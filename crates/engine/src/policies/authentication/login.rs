@@ -176,7 +176,7 @@ impl Scheme for LoginScheme {
         let jar = Jar::new(&spec.session.cookie);
         let context = crate::login::context(&spec.issuer, &spec.client_id, &jar);
         // Whatever makes another principal of a session, or another session of a cookie, has a memory of its own.
-        let mut identity = verified::identity(spec);
+        let mut identity = verified::identity(name, spec);
         let seals = spec.session.seals(&context, &mut identity, cx)?;
         let identity = data_encoding::HEXLOWER.encode(identity.finish().as_ref());
         let expected = Expectations {

@@ -451,6 +451,30 @@ fn an_opaque_token_is_looked_up_once_a_minute() {
 }
 
 #[test]
+fn what_is_remembered_bears_no_name_that_a_scheme_had_before() {
+    let issuer = Issuer::new();
+    let jwt = inline(&issuer, "");
+    for (spec, token) in [(&*jwt, token(&issuer, "e", json!({}))), (INTROSPECTION, "opaque".to_owned())] {
+        let desk = Desk::new(spec);
+        let ask = |desk: &Desk| {
+            let (verdict, mut visit) = desk.ask(&token);
+            let verdict = match verdict {
+                Verdict::Call(_) => desk.resume(&mut visit, answer(200, r#"{"active":true,"sub":"7"}"#)),
+                verdict => verdict,
+            };
+            assert!(verdict.goes_on(), "{verdict:?}");
+            visit.notes.principal.expect("a principal").scheme.to_string()
+        };
+        let name = ask(&desk);
+        let renamed = spec.replacen(&format!("name: {name}"), "name: partner", 1);
+        let (policy, problems) = compile(&renamed, "", &desk.keep);
+        assert!(problems.is_empty(), "{problems:?}");
+        let desk = Desk { policy: policy.expect("a policy"), ..desk };
+        assert_eq!((&*name == "partner", &*ask(&desk)), (false, "partner"));
+    }
+}
+
+#[test]
 fn where_no_answer_is_remembered_nobody_waits_for_that_of_another() {
     let desk = Desk::new(&INTROSPECTION.replace("anyAudience", "remember: 0s, anyAudience"));
     let (first, mut one) = desk.ask("opaque");

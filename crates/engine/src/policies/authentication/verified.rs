@@ -25,9 +25,12 @@ pub(super) fn hash(token: &[u8]) -> Hash {
     digest::digest(&digest::SHA256, token).as_ref().try_into().unwrap_or_default()
 }
 
-/// What tells the memories of differently written schemes apart: all that is written, and not where it stands in its file.
-pub(super) fn identity(spec: &impl Schema) -> digest::Context {
+/// What tells the memories of differently written schemes apart: all that is written, and not where it stands in its file. With the name, which principals
+/// bear and rules go by.
+pub(super) fn identity(name: &str, spec: &impl Schema) -> digest::Context {
     let mut made = digest::Context::new(&digest::SHA256);
+    made.update(name.as_bytes());
+    made.update(b"\0");
     made.update(spec.encode().to_string().as_bytes());
     made
 }

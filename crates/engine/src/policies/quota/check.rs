@@ -1,11 +1,10 @@
 //! What is refused of a `QuotaPolicy` before it is compiled. Called by the decoder of its specs (`policies/quota.rs`).
 
-use transept_model::place::Spot;
 use transept_model::schema::Decoder;
 use transept_model::value::{Value, ticked};
 
 use super::{PeriodLength, QuotaPolicySpec, QuotaSpec, day, zone};
-use crate::limit::unreached::{self, Counted, Order, Written};
+use crate::limit::unreached::{self, Order, Outline, Written};
 
 pub(super) fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
     unreached::refuse(&spec.quotas, cx);
@@ -14,16 +13,8 @@ pub(super) fn check_spec(spec: &QuotaPolicySpec, _: &Value, cx: &mut Decoder) {
 impl Written for QuotaSpec {
     const WORD: &'static str = "quota";
 
-    fn at(&self) -> Spot {
-        self.at
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn counted(&self) -> Counted<'_> {
-        Counted { key: self.key.as_deref(), missing: self.missing, plans: &self.plans }
+    fn outline(&self) -> Outline<'_> {
+        Outline::new(self.at, &self.name, self.key.as_ref(), self.missing, &self.plans)
     }
 
     fn is_tighter(&self, other: &QuotaSpec, _: Order) -> bool {

@@ -310,6 +310,14 @@ fn limits_of_different_lengths_stand_side_by_side() {
     compile::<RateLimitPolicy>(
         "limits: [{name: second, requests: 10, per: 1s, key: []}, {name: hour, requests: 1000, per: 1h, key: []}]\n",
     );
+    // Up to two windows of 50s have a part in one of 60s; two of 30s are one.
+    let windows = |per: u32| {
+        let one = |name: &str, requests: u32, per: u32| {
+            format!("{{name: {name}, algorithm: SlidingWindow, requests: {requests}, per: {per}s, key: []}}")
+        };
+        refusals::<RateLimitPolicy>(&format!("limits: [{}, {}]\n", one("a", 10, per), one("b", 20, 60))).len()
+    };
+    assert_eq!((windows(50), windows(30)), (0, 1));
 }
 
 /// A policy whose limits are in a store that never answers, or has not yet.
