@@ -106,6 +106,11 @@ impl StoredMark {
         // It is 32 bytes long.
         StoredMark(made.finish().as_ref().try_into().unwrap_or_default())
     }
+
+    /// The digest.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl fmt::Debug for StoredMark {

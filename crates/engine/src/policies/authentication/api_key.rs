@@ -14,7 +14,7 @@ use transept_model::kinds::{ApiKeySpec, KeyHash, Object};
 use transept_model::object;
 use transept_model::place::Spot;
 use transept_model::schema::{HEADER_NAME, Rule, Text};
-use transept_wire::head::{FieldId, FieldName, Fields, NameRef, Request};
+use transept_wire::head::{FieldId, FieldName, NameRef, Request};
 
 use super::super::CompileCx;
 use super::consumer::principal;
@@ -116,10 +116,7 @@ impl Scheme for ApiKeyScheme {
     }
 
     fn exhibits<'x>(&'x self, x: &'x Exchange<'_>, add: &mut dyn FnMut(Exhibit<'x>)) {
-        let is_bearer = |name: NameRef<'_>, value: &[u8]| {
-            self.bearer == Bearer::Read && name.id == FieldId::AUTHORIZATION && bearer_key(value).is_some()
-        };
-        add_lines(x.request, |name, value| name.is(&self.header) || is_bearer(name, value), add);
+        add_lines(x.request, |name, value| self.key_in(name, value).is_some(), add);
         if let (Some(name), Some(query)) = (&self.query, x.request.query())
             && parameters(query).any(|(key, _)| is_named(key, name))
         {
@@ -161,9 +158,8 @@ impl Scheme for ApiKeyScheme {
     }
 
     fn strip(&self, request: &mut Request) {
-        request.fields.remove(&self.header);
-        if self.bearer == Bearer::Read && bearer_keys(&request.fields).next().is_some() {
-            request.fields.retain(|name, value| name.id != FieldId::AUTHORIZATION || bearer_key(value).is_none());
+        if request.fields.iter().any(|(name, value)| self.key_in(name, value).is_some()) {
+            request.fields.retain(|name, value| self.key_in(name, value).is_none());
         }
         if let Some(name) = &self.query
             && let Some(rest) = without_parameter(request.query().unwrap_or_default(), name)
@@ -207,6 +203,13 @@ impl ApiKeyScheme {
         field.or_else(|| query.map(|query| format!("the parameter `{query}`")))
     }
 
+    /// The key in a line of a head. Where `Authorization` is the field for keys, one may stand there with the word `Bearer` or without it.
+    fn key_in<'v>(&self, name: NameRef<'_>, value: &'v [u8]) -> Option<&'v [u8]> {
+        let is_bearer = self.bearer == Bearer::Read && name.id == FieldId::AUTHORIZATION;
+        let bearer = if is_bearer { bearer_key(value) } else { None };
+        bearer.or_else(|| name.is(&self.header).then_some(value))
+    }
+
     fn find<'r>(&self, request: &'r Request) -> Sought<'r> {
         let mut found: SmallVec<[Cow<'r, [u8]>; 2]> = SmallVec::new();
         let mut add = |text: Cow<'r, [u8]>| {
@@ -214,14 +217,11 @@ impl ApiKeyScheme {
                 found.push(text);
             }
         };
-        for (name, value) in request.fields.iter() {
-            if name.is(&self.header) {
-                add(Cow::Borrowed(value));
-            }
-        }
-        if self.bearer == Bearer::Read {
-            bearer_keys(&request.fields).for_each(|token| add(Cow::Borrowed(token)));
-        }
+        request
+            .fields
+            .iter()
+            .filter_map(|(name, value)| self.key_in(name, value))
+            .for_each(|key| add(Cow::Borrowed(key)));
         if let (Some(name), Some(query)) = (&self.query, request.query()) {
             parameters(query).filter(|(key, _)| is_named(key, name)).for_each(|(_, value)| add(Cow::Borrowed(value)));
         }
@@ -305,10 +305,6 @@ pub(super) fn bearer_token(value: &[u8]) -> Option<&[u8]> {
 /// One that is spelled like a key. Others belong to other schemes.
 fn bearer_key(value: &[u8]) -> Option<&[u8]> {
     bearer_token(value).filter(|token| is_alike(token))
-}
-
-fn bearer_keys(fields: &Fields) -> impl Iterator<Item = &[u8]> {
-    fields.all(FieldId::AUTHORIZATION).filter_map(bearer_key)
 }
 
 pub(super) fn is_alike(token: &[u8]) -> bool {

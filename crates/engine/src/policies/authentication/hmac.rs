@@ -20,7 +20,7 @@ use super::super::CompileCx;
 use super::consumer::Owned;
 use super::content::Coverage;
 use super::exhibits::{Exhibit, add_lines};
-use super::nonces::{Nonces, Use, Uses, remembered_as, share};
+use super::nonces::{Life, Nonces, Taken, Use, Uses, remembered_as, share};
 use super::scheme::{Fault, Proof, Scheme};
 use super::secret::SecretEntry;
 use super::signature::{lines, shared_secret};
@@ -125,7 +125,7 @@ struct Known {
     sha384: hmac::Key,
     sha512: hmac::Key,
     owned: Owned,
-    seen: Arc<Nonces>,
+    seen: Taken,
 }
 
 impl fmt::Debug for Known {
@@ -249,8 +249,7 @@ fn compile_key(scheme: &Text, spec: &HmacKey, skew: Duration, cx: &mut CompileCx
     };
     let stored = StoredMark::of(&[secret]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.username, Some(stored), cx)?;
-    let seen = cx.keep(&remembered_as("signatures", &[secret]), Nonces::default);
-    seen.is_taken_for(skew);
+    let seen = Taken::from(cx.keep(&remembered_as("signatures", &[secret]), Nonces::default), skew);
     Some(Known {
         sha256: hmac::Key::new(hmac::HMAC_SHA256, secret),
         sha384: hmac::Key::new(hmac::HMAC_SHA384, secret),
@@ -290,7 +289,7 @@ impl HmacScheme {
         }
         let end = self.end(&shown, x)?;
         // Before the content is read in vain.
-        if self.once && known.seen.knows(&shown.signature, x.now.unix) {
+        if self.once && known.seen.memory().knows(&shown.signature, x.now.unix) {
             return Err(SEEN.to_owned());
         }
         let covers_content = shown.covers("digest") || shown.covers("content-digest");
@@ -325,10 +324,10 @@ impl HmacScheme {
             Err(why) => return Proof::invalid(format!("the key {why}")),
         };
         let used = || Use {
-            memory: Arc::clone(&known.seen),
+            memory: Arc::clone(known.seen.memory()),
             id: signed.shown.signature.as_str().into(),
             end: signed.end,
-            kept: signed.end + known.seen.longer_than(self.clock_skew),
+            life: Life::new(signed.end.saturating_sub(self.clock_skew), None),
             most: self.most,
             seen: SEEN,
             crowded: "too many signatures of this key are remembered",

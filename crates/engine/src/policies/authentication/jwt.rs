@@ -14,6 +14,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use serde_json::Value as Json;
 use transept_model::kinds::BackendObjectReference;
 use transept_model::schema::{Decoder, HEADER_NAME, RESOURCE_NAME, Rule, Text};
@@ -24,7 +25,7 @@ use transept_wire::head::{FieldName, Request};
 use super::super::CompileCx;
 use super::claims::{ClaimNames, TokenOwner, principal};
 use super::exhibits::Exhibit;
-use super::nonces::{Nonces, Use};
+use super::nonces::{Life, Nonces, Taken, Use};
 use super::scheme::{Fault, Later, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use super::sender::{Sender, SenderConstraint, Word, ending};
@@ -234,7 +235,7 @@ pub(super) struct JwtScheme {
     verified: Arc<Verified<Principal>>,
     sender: Sender,
     /// Tokens that were seen, by their `jti`, where each is good once: one memory for an issuer.
-    seen: Option<Arc<Nonces>>,
+    seen: Option<Taken>,
 }
 
 /// Tokens of one scheme that are remembered; with claims of usual length, some megabytes.
@@ -242,9 +243,6 @@ const MOST_VERIFIED: usize = 4096;
 
 /// Tokens of one issuer that are remembered because they are good once.
 const MOST_SEEN: usize = 400_000;
-
-/// Longer than any token is good.
-const ALWAYS: Duration = Duration::from_secs(u32::MAX as u64 * 1_000);
 
 /// The keys were asked for, for the sake of a request.
 struct Asked {
@@ -273,7 +271,7 @@ impl Scheme for JwtScheme {
         {
             cx.refuse(spec.at, "none of the keys fits one of the algorithms").remedy("name the algorithms of the keys");
         }
-        let identity = data_encoding::HEXLOWER.encode(identity.finish().as_ref());
+        let identity = HEXLOWER.encode(identity.finish().as_ref());
         let verified = cx.keep(&format!("tokens {identity}"), || Verified::new(MOST_VERIFIED));
         let scheme = JwtScheme {
             name: (&**name).into(),
@@ -288,8 +286,7 @@ impl Scheme for JwtScheme {
             sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
             seen: spec.once.then(|| {
                 let seen = cx.keep_for_all(&format!("jti {}", &*spec.issuer), Nonces::default);
-                seen.is_taken_for(spec.max_age.unwrap_or(ALWAYS));
-                seen
+                Taken::from(seen, spec.max_age.unwrap_or(Duration::MAX))
             }),
         };
         (cx.count() == before).then_some(scheme)
@@ -439,14 +436,15 @@ impl JwtScheme {
                 let seconds = principal.claims.get(claim).and_then(Json::as_f64)?;
                 Duration::try_from_secs_f64(seconds).ok()
             };
-            let too_old = time("iat").map(|made| made.saturating_add(seen.longer_than(Duration::ZERO)));
-            let last = time("exp").into_iter().chain(too_old).min().unwrap_or(end);
-            let kept = last.saturating_add(MOST_LEEWAY);
+            let with_leeway = |time: Option<Duration>| time.map(|time| time.saturating_add(MOST_LEEWAY));
+            let life = Life::new(with_leeway(time("iat")).unwrap_or(Duration::MAX), with_leeway(time("exp")));
+            // Another issuer of this name, with other keys, may count its tokens alike.
+            let key = principal.stored.map(|key| HEXLOWER.encode(key.bytes())).unwrap_or_default();
             uses.push(Arc::new(Use {
-                memory: Arc::clone(seen),
-                id: id.into(),
+                memory: Arc::clone(seen.memory()),
+                id: format!("{key} {id}").into(),
                 end,
-                kept,
+                life,
                 most: MOST_SEEN,
                 seen: "the token was seen before",
                 crowded: "too many tokens of this issuer are remembered",

@@ -4,13 +4,13 @@
 //! signature, told ([`Use`]) when the request is let in: who sends somebody else's head with another content spends nothing, and what is refused for
 //! another reason may come again. Proofs and tokens that are good once are remembered in the same way.
 //!
-//! A nonce is remembered until nobody takes its signature any more. What has ended is forgotten a little at a time, in the order of the ends, by those who
-//! come with new ones, so that nobody waits for a sweep.
+//! A nonce is remembered until nobody takes its signature any more: those who take it say for how long ([`Taken`]). Where a configuration takes it for
+//! longer than the one before, what may have been forgotten by then is refused. What has ended is forgotten a little at a time, in the order of the ends,
+//! by those who come with new ones, so that nobody waits for a sweep.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -46,18 +46,83 @@ pub(super) fn share(keys: usize) -> usize {
 
 /// The nonces of one key.
 #[derive(Debug, Default)]
-pub(super) struct Nonces {
-    seen: Mutex<Seen>,
-    /// The longest time, in seconds, for which somebody takes what is remembered here.
-    longest: AtomicU64,
-}
+pub(super) struct Nonces(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Each with the second from which on it may be forgotten, since the Unix epoch.
-    hashes: HashMap<Hash, u64>,
-    /// The same in the order of these.
+    hashes: HashMap<Hash, Life>,
+    /// When each may be forgotten, in seconds since the Unix epoch, the first first.
     ends: BinaryHeap<Reverse<(u64, Hash)>>,
+    /// For how many seconds what is remembered here is taken, and by how many it is for so long.
+    takers: BTreeMap<u64, usize>,
+    /// The longest of these, as it was when the ends were reckoned.
+    longest: Option<u64>,
+    /// What was made in this second or before may have been forgotten, and is still taken: it was not taken for so long before.
+    forgotten: Option<u64>,
+}
+
+/// When something was made and until when it can be good at all, in seconds since the Unix epoch: the time for which it is taken, by whoever takes it for
+/// the longest, is counted from the one and ends with the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    made: u64,
+    last: u64,
+}
+
+impl Life {
+    /// Of what was made then; it may say itself until when it is good.
+    pub(super) fn new(made: Duration, last: Option<Duration>) -> Life {
+        Life { made: made.as_secs(), last: last.map_or(u64::MAX, |last| last.as_secs()) }
+    }
+
+    /// Of what everybody takes until the same time.
+    pub(super) fn until(last: Duration) -> Life {
+        Life { made: u64::MAX, last: last.as_secs() }
+    }
+
+    /// Until when it is good for one who takes it for so long.
+    pub(super) fn taken_for(self, time: Duration) -> Duration {
+        Duration::from_secs(self.made).saturating_add(time).min(Duration::from_secs(self.last))
+    }
+
+    /// The second from which on it may be forgotten. Rounded up: rather a second too long than too short.
+    fn end(self, longest: Option<u64>) -> u64 {
+        let taken = longest.map_or(u64::MAX, |longest| self.made.saturating_add(longest));
+        taken.min(self.last).saturating_add(1)
+    }
+}
+
+/// That somebody takes what is remembered for so long after it was made: held while he does, so that a time that was made shorter is forgotten with the
+/// configuration that said it.
+#[derive(Debug)]
+pub(super) struct Taken {
+    memory: Arc<Nonces>,
+    seconds: u64,
+}
+
+impl Taken {
+    /// By whoever looks at it in this way, from now on.
+    pub(super) fn from(memory: Arc<Nonces>, time: Duration) -> Taken {
+        let seconds = time.as_secs().saturating_add(1);
+        *memory.lock().takers.entry(seconds).or_default() += 1;
+        Taken { memory, seconds }
+    }
+
+    pub(super) fn memory(&self) -> &Arc<Nonces> {
+        &self.memory
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut seen = self.memory.lock();
+        if let Some(takers) = seen.takers.get_mut(&self.seconds) {
+            *takers -= 1;
+            if *takers == 0 {
+                seen.takers.remove(&self.seconds);
+            }
+        }
+    }
 }
 
 /// Why a nonce is not noted.
@@ -65,42 +130,41 @@ struct Seen {
 pub(super) enum Refused {
     /// It was seen before.
     Seen,
+    /// It may have been: it is older than what is remembered.
+    Forgotten,
     /// Its key has too many that are still good.
     Crowded,
 }
 
 impl Nonces {
-    /// Somebody takes what is remembered here for so long after it was made, or after its end.
-    pub(super) fn is_taken_for(&self, time: Duration) {
-        self.longest.fetch_max(time.as_secs() + 1, Ordering::Relaxed);
-    }
-
-    /// How much longer others take what is taken here for so long.
-    pub(super) fn longer_than(&self, time: Duration) -> Duration {
-        Duration::from_secs(self.longest.load(Ordering::Relaxed)).saturating_sub(time)
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a nonce was seen, and its signature is still good.
     pub(super) fn knows(&self, nonce: &str, now: Duration) -> bool {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).knows(&hash(nonce), now)
+        let mut seen = self.lock();
+        seen.reckon(now);
+        seen.knows(&hash(nonce), now)
     }
 
     /// Whether a nonce could be noted now, among `most`.
-    pub(super) fn check(&self, nonce: &str, now: Duration, most: usize) -> Result<(), Refused> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn check(&self, nonce: &str, life: Life, now: Duration, most: usize) -> Result<(), Refused> {
+        let mut seen = self.lock();
+        seen.reckon(now);
         seen.forget(now);
-        seen.check(&hash(nonce), now, most)
+        seen.check(&hash(nonce), life, now, most)
     }
 
-    /// Notes a nonce of a signature that is good until `end`, among `most`.
-    pub(super) fn spend(&self, nonce: &str, end: Duration, now: Duration, most: usize) -> Result<(), Refused> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes a nonce, among `most`.
+    pub(super) fn spend(&self, nonce: &str, life: Life, now: Duration, most: usize) -> Result<(), Refused> {
+        let mut seen = self.lock();
+        seen.reckon(now);
         seen.forget(now);
         let hash = hash(nonce);
-        seen.check(&hash, now, most)?;
-        // Rounded up: rather a second too long than too short.
-        let end = end.as_secs().saturating_add(1);
-        seen.hashes.insert(hash, end);
+        seen.check(&hash, life, now, most)?;
+        let end = life.end(seen.longest);
+        seen.hashes.insert(hash, life);
         seen.ends.push(Reverse((end, hash)));
         Ok(())
     }
@@ -113,8 +177,8 @@ pub(super) struct Use {
     pub(super) id: Box<str>,
     /// Until when it would be good, since the Unix epoch.
     pub(super) end: Duration,
-    /// Until when it is remembered: others may take it for longer.
-    pub(super) kept: Duration,
+    /// By which it is remembered: others may take it for longer.
+    pub(super) life: Life,
     /// How many the memory takes.
     pub(super) most: usize,
     /// What is said of one that was used before, and where there is no room.
@@ -138,7 +202,7 @@ impl Use {
         if now >= self.end {
             return Err(Proof::invalid("it has ended meanwhile"));
         }
-        self.memory.check(&self.id, now, self.most).map_err(|why| self.refusal(&why))
+        self.memory.check(&self.id, self.life, now, self.most).map_err(|why| self.refusal(&why))
     }
 
     /// Uses it up, and notes that in `spent`.
@@ -148,7 +212,7 @@ impl Use {
     pub(super) fn spend(self: &Arc<Self>, spent: &mut Uses, now: Duration) -> Result<(), Proof> {
         self.check(spent, now)?;
         if !self.is_among(spent) {
-            self.memory.spend(&self.id, self.end.max(self.kept), now, self.most).map_err(|why| self.refusal(&why))?;
+            self.memory.spend(&self.id, self.life, now, self.most).map_err(|why| self.refusal(&why))?;
             spent.push(Arc::clone(self));
         }
         Ok(())
@@ -161,6 +225,9 @@ impl Use {
     fn refusal(&self, why: &Refused) -> Proof {
         match why {
             Refused::Seen => Proof::invalid(self.seen),
+            Refused::Forgotten => {
+                Proof::invalid("it is older than what is remembered, so it may have been used before")
+            }
             Refused::Crowded => Proof::Unavailable(self.crowded.into()),
         }
     }
@@ -176,13 +243,28 @@ pub(super) fn spent(proof: Proof, now: Duration) -> Proof {
 }
 
 impl Seen {
-    fn knows(&self, hash: &Hash, now: Duration) -> bool {
-        self.hashes.get(hash).is_some_and(|end| *end > now.as_secs())
+    /// Reckons the ends anew where what is remembered is taken for another time than before; where nobody takes it, it is as it was.
+    fn reckon(&mut self, now: Duration) {
+        let Some((longest, _)) = self.takers.last_key_value().filter(|(longest, _)| Some(**longest) != self.longest)
+        else {
+            return;
+        };
+        if let Some(before) = self.longest.replace(*longest).filter(|before| before < longest) {
+            let forgotten = now.as_secs().checked_sub(before.saturating_add(1));
+            self.forgotten = self.forgotten.max(forgotten);
+        }
+        let longest = self.longest;
+        self.ends = self.hashes.iter().map(|(hash, life)| Reverse((life.end(longest), *hash))).collect();
     }
 
-    fn check(&self, hash: &Hash, now: Duration, most: usize) -> Result<(), Refused> {
+    fn knows(&self, hash: &Hash, now: Duration) -> bool {
+        self.hashes.get(hash).is_some_and(|life| life.end(self.longest) > now.as_secs())
+    }
+
+    fn check(&self, hash: &Hash, life: Life, now: Duration, most: usize) -> Result<(), Refused> {
         match self.knows(hash, now) {
             true => Err(Refused::Seen),
+            false if self.forgotten.is_some_and(|forgotten| life.made <= forgotten) => Err(Refused::Forgotten),
             false if self.hashes.len() >= most => Err(Refused::Crowded),
             false => Ok(()),
         }
@@ -193,7 +275,7 @@ impl Seen {
             match self.ends.peek() {
                 Some(Reverse((end, hash))) if *end <= now.as_secs() => {
                     // It may have been spent again meanwhile.
-                    if self.hashes.get(hash) == Some(end) {
+                    if self.hashes.get(hash).is_some_and(|life| life.end(self.longest) == *end) {
                         self.hashes.remove(hash);
                     }
                     self.ends.pop();
@@ -218,41 +300,93 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn until(seconds: u64) -> Life {
+        Life::until(at(seconds))
+    }
+
     #[test]
     fn a_nonce_is_remembered_until_its_signature_has_ended() {
         let nonces = Nonces::default();
-        assert_eq!(nonces.spend("a", at(300), at(0), 10), Ok(()));
-        assert_eq!(nonces.spend("a", at(900), at(299), 10), Err(Refused::Seen));
+        assert_eq!(nonces.spend("a", until(300), at(0), 10), Ok(()));
+        assert_eq!(nonces.spend("a", until(900), at(299), 10), Err(Refused::Seen));
         assert!(nonces.knows("a", at(300)) && !nonces.knows("b", at(300)));
         assert!(!nonces.knows("a", at(301)));
-        assert_eq!(nonces.spend("a", at(900), at(301), 10), Ok(()));
+        assert_eq!(nonces.spend("a", until(900), at(301), 10), Ok(()));
     }
 
     #[test]
     fn the_room_is_that_of_what_is_still_good() {
         let nonces = Nonces::default();
         for number in 0..10u64 {
-            assert_eq!(nonces.spend(&number.to_string(), at(300 - number), at(0), 10), Ok(()));
+            assert_eq!(nonces.spend(&number.to_string(), until(300 - number), at(0), 10), Ok(()));
         }
-        assert_eq!(nonces.spend("more", at(300), at(290), 10), Err(Refused::Crowded));
+        assert_eq!(nonces.spend("more", until(300), at(290), 10), Err(Refused::Crowded));
         // The one that ends first makes room for one.
-        assert_eq!(nonces.spend("more", at(300), at(292), 10), Ok(()));
-        assert_eq!(nonces.spend("yet more", at(300), at(292), 10), Err(Refused::Crowded));
+        assert_eq!(nonces.spend("more", until(300), at(292), 10), Ok(()));
+        assert_eq!(nonces.spend("yet more", until(300), at(292), 10), Err(Refused::Crowded));
     }
 
     #[test]
     fn what_has_ended_is_forgotten_a_little_at_a_time() {
         let nonces = Nonces::default();
         for number in 0..1000u64 {
-            assert_eq!(nonces.spend(&number.to_string(), at(300), at(0), 1000), Ok(()));
+            assert_eq!(nonces.spend(&number.to_string(), until(300), at(0), 1000), Ok(()));
         }
         // One that was seen before is free again, whether it was forgotten already or not.
         for number in (0..1000u64).rev() {
-            assert_eq!(nonces.spend(&number.to_string(), at(900), at(301), 1000), Ok(()), "{number}");
+            assert_eq!(nonces.spend(&number.to_string(), until(900), at(301), 1000), Ok(()), "{number}");
             assert!(nonces.knows(&number.to_string(), at(301)));
         }
-        let seen = nonces.seen.lock().expect("a lock");
+        let seen = nonces.lock();
         assert_eq!((seen.hashes.len(), seen.ends.len()), (1000, 1000));
+    }
+
+    #[test]
+    fn the_room_is_that_of_the_longest_time_for_which_it_is_taken_today() {
+        let nonces: Arc<Nonces> = Arc::default();
+        let made = |seconds: u64| Life::new(at(seconds), None);
+        let short = Taken::from(Arc::clone(&nonces), at(10));
+        let long = Taken::from(Arc::clone(&nonces), at(300));
+        for number in 0..10u64 {
+            assert_eq!(nonces.spend(&number.to_string(), made(0), at(0), 10), Ok(()));
+        }
+        assert!(nonces.knows("0", at(300)));
+        assert_eq!(nonces.spend("more", made(100), at(100), 10), Err(Refused::Crowded));
+        let longer = Taken::from(Arc::clone(&nonces), at(300));
+        drop(long);
+        assert_eq!(nonces.spend("more", made(100), at(100), 10), Err(Refused::Crowded));
+        drop(longer);
+        assert_eq!(nonces.spend("more", made(100), at(100), 10), Ok(()));
+        assert!(!nonces.knows("0", at(100)) && nonces.knows("more", at(100)));
+        // Where nobody takes it at present, nothing is forgotten the earlier.
+        drop(short);
+        assert!(nonces.knows("more", at(111)) && !nonces.knows("more", at(112)));
+    }
+
+    #[test]
+    fn what_may_have_been_forgotten_is_not_taken_for_longer() {
+        for raised in 1..40 {
+            let nonces: Arc<Nonces> = Arc::default();
+            let life = |made: u64| Life::new(at(made), Some(at(made + 1000)));
+            let short = Taken::from(Arc::clone(&nonces), at(10));
+            for made in 0..raised {
+                assert_eq!(nonces.spend(&made.to_string(), life(made), at(made), 100), Ok(()));
+            }
+            let long = Taken::from(Arc::clone(&nonces), at(300));
+            drop(short);
+            let mut forgotten = 0;
+            for now in [raised, raised + 20, raised + 250] {
+                for made in 0..raised {
+                    let refused =
+                        nonces.spend(&made.to_string(), life(made), at(now), 100).expect_err("no second time");
+                    forgotten += u64::from(refused == Refused::Forgotten);
+                }
+            }
+            // Those that were remembered then are known.
+            assert_eq!(forgotten, 3 * raised.saturating_sub(12), "{raised}");
+            assert_eq!(nonces.spend("another", life(raised), at(raised + 250), 100), Ok(()));
+            drop(long);
+        }
     }
 
     #[test]
@@ -269,7 +403,7 @@ mod tests {
                 memory: Arc::clone(&memory),
                 id,
                 end: at(60),
-                kept: at(60),
+                life: until(60),
                 most: 2,
                 seen: "seen",
                 crowded: "crowded",

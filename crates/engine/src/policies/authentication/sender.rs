@@ -18,7 +18,7 @@ use transept_wire::normalize::{self, Form, Normal, PathRules};
 use super::super::{CompileCx, PlainHttp, parse_url};
 use super::api_key::{bearer_token, is_alike};
 use super::exhibits::{Exhibit, add_lines};
-use super::nonces::{Nonces, Use, Uses};
+use super::nonces::{Life, Nonces, Use, Uses};
 use super::scheme::{Fault, Proof, after_word, challenge};
 use super::secret::SecretEntry;
 use crate::exchange::{CertificateEnded, Exchange};
@@ -268,7 +268,7 @@ impl Sender {
             memory: Arc::clone(memory),
             id,
             end,
-            kept: end,
+            life: Life::until(end),
             most: MOST,
             seen: "the proof was seen before",
             crowded,

@@ -35,7 +35,7 @@ use crate::signature::structured::{Bare, Item, Member, Parameters, dictionary};
 use crate::signature::{base, covers, is_digest_of};
 
 use super::exhibits::Exhibit;
-use super::nonces::{Nonces, Use, Uses, remembered_as, share};
+use super::nonces::{Life, Nonces, Taken, Use, Uses, remembered_as, share};
 use super::published::is_key_of_a_pair;
 
 choice! {
@@ -138,7 +138,7 @@ struct Known {
     key: Verifier,
     algorithm: SignatureAlgorithm,
     owned: Owned,
-    nonces: Arc<Nonces>,
+    nonces: Taken,
 }
 
 impl fmt::Debug for Known {
@@ -157,8 +157,8 @@ struct Signed {
     /// The key.
     id: Box<str>,
     nonce: Option<Box<str>>,
-    /// Until when it is good.
-    end: Duration,
+    /// Its own end is in it.
+    life: Life,
     coverage: Coverage,
 }
 
@@ -274,8 +274,7 @@ fn compile_key(scheme: &Text, spec: &SignatureKey, max_age: Duration, cx: &mut C
     let stored = StoredMark::of(&[spec.algorithm.as_str().as_bytes(), material]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.id, Some(stored), cx)?;
     let made_by = [spec.id.as_bytes(), spec.algorithm.as_str().as_bytes(), material];
-    let nonces = cx.keep(&remembered_as("nonces", &made_by), Nonces::default);
-    nonces.is_taken_for(max_age);
+    let nonces = Taken::from(cx.keep(&remembered_as("nonces", &made_by), Nonces::default), max_age);
     Some(Known { key, algorithm: spec.algorithm, owned, nonces })
 }
 
@@ -367,7 +366,7 @@ impl SignatureScheme {
         if text(parameters, "alg")?.is_some_and(|named| named != known.algorithm.as_str()) {
             return Err("it names another algorithm than that of its key".into());
         }
-        let end = self.end(parameters, x.now.unix)?;
+        let life = self.life(parameters, x.now.unix)?;
         if let Some(missing) = self.required.iter().find(|name| !covers(items, name)) {
             return Err(format!("it does not cover {missing}"));
         }
@@ -379,11 +378,11 @@ impl SignatureScheme {
         match nonce {
             None if self.require_nonce => return Err("it has no nonce".into()),
             // Before the content is read in vain.
-            Some(nonce) if known.nonces.knows(nonce, x.now.unix) => return Err(SEEN.into()),
+            Some(nonce) if known.nonces.memory().knows(nonce, x.now.unix) => return Err(SEEN.into()),
             _ => {}
         }
         let coverage = if covers(items, "content-digest") { Coverage::Signed } else { Coverage::Unsigned };
-        Ok(Signed { id: id.into(), nonce: nonce.map(Into::into), end, coverage })
+        Ok(Signed { id: id.into(), nonce: nonce.map(Into::into), life, coverage })
     }
 
     /// Who has signed. The nonce is used up when he is let in, when nothing else can be wrong with the request.
@@ -395,10 +394,10 @@ impl SignatureScheme {
             Err(why) => return Proof::invalid(format!("the key {why}")),
         };
         let used = |nonce: &str| Use {
-            memory: Arc::clone(&known.nonces),
+            memory: Arc::clone(known.nonces.memory()),
             id: nonce.into(),
-            end: signed.end,
-            kept: signed.end.saturating_add(known.nonces.longer_than(self.max_age)),
+            end: signed.life.taken_for(self.max_age),
+            life: signed.life,
             most: self.nonces,
             seen: SEEN,
             crowded: "too many nonces of this key are remembered",
@@ -419,15 +418,14 @@ impl SignatureScheme {
         })
     }
 
-    /// Until when it is good.
-    fn end(&self, parameters: &Parameters, now: Duration) -> Result<Duration, Refusal> {
-        let created = seconds(parameters, "created")?.ok_or("it does not say when it was made")?;
-        if created > now + AHEAD {
+    /// When it was made and when it ends by what it says itself.
+    fn life(&self, parameters: &Parameters, now: Duration) -> Result<Life, Refusal> {
+        let made = seconds(parameters, "created")?.ok_or("it does not say when it was made")?;
+        if made > now + AHEAD {
             return Err("it was made in the future".into());
         }
-        let end = created.saturating_add(self.max_age);
-        let end = seconds(parameters, "expires")?.map_or(end, |expires| expires.min(end));
-        if now >= end { Err("it has ended".into()) } else { Ok(end) }
+        let life = Life::new(made, seconds(parameters, "expires")?);
+        if now >= life.taken_for(self.max_age) { Err("it has ended".into()) } else { Ok(life) }
     }
 }
 

@@ -235,6 +235,17 @@ fn a_known_key_is_let_in_and_goes_no_further() {
 }
 
 #[test]
+fn a_key_may_stand_in_authorization_with_and_without_a_word() {
+    let desk = Desk::new("{schemes: [{name: key, apiKey: {header: Authorization}}]}\n", &one_key());
+    for shown in [key(1), format!("Bearer {}", key(1))] {
+        let came = desk.ask("/", &[("Authorization", &shown)]);
+        assert_eq!((came.id(), came.field("authorization")), ("default/mobile", None), "{shown}");
+        let twice = desk.ask("/", &[("Authorization", &shown), ("Authorization", &key(2))]);
+        assert_eq!(twice.reason(), Reason::CredentialsInvalid);
+    }
+}
+
+#[test]
 fn what_is_no_known_key_is_refused_and_not_repeated() {
     let desk = Desk::new(ONE, &one_key());
     let mistyped = key(1).replace("tr_test", "tr_live");

@@ -7,10 +7,11 @@ use serde_json::json;
 use super::super::jwt::JwtScheme;
 use super::super::nonces::spent;
 use super::super::scheme::Scheme;
-use super::super::tests::compile_scheme;
+use super::super::tests::{compile_scheme, compile_with};
 use super::*;
 use crate::exchange::{ClientCertificate, Connection, Notes, Now, TlsFacts};
 use crate::jose::tests::Issuer;
+use crate::keep::Keep;
 
 const NOW: u64 = 1_800_000_000;
 /// Before the tokens.
@@ -32,9 +33,14 @@ impl Stage {
     }
 
     fn with(issuer: Issuer, more: &str) -> Stage {
+        Stage::among(issuer, more, &Keep::default())
+    }
+
+    /// Beside others, with what they remember.
+    fn among(issuer: Issuer, more: &str, keep: &Keep) -> Stage {
         let keys = json!({"keys": [issuer.ec_jwk()]});
         let spec = format!("{{issuer: i, anyAudience: true, keys: {{inline: '{keys}'}}{more}}}\n");
-        let (scheme, problems) = compile_scheme(&spec, SECRETS);
+        let (scheme, problems) = compile_with("test", &spec, SECRETS, keep);
         assert!(problems.is_empty(), "{problems:?}");
         Stage { issuer, client: Issuer::new(), scheme: scheme.expect("a scheme") }
     }
@@ -281,6 +287,16 @@ fn a_token_is_good_once_where_that_is_asked_for() {
     assert!(stage.show("Bearer", &nameless, &[]).expect_err("refused").contains("no `jti`"));
     claims["jti"] = json!("other");
     assert_eq!(stage.show("Bearer", &stage.issuer.token_of("ES256", &header, &claims.to_string()), &[]), Ok(()));
+    // Whoever takes tokens of these keys sees that one was used, and nobody else who calls his issuer so and counts alike.
+    let keep = Keep::default();
+    let two = [(); 2].map(|()| Stage::among(Issuer::new(), ", once: true", &keep));
+    let tokens = two.each_ref().map(|stage| stage.token(&Value::Null));
+    for (stage, token) in two.iter().zip(&tokens) {
+        assert_eq!(stage.show("Bearer", token, &[]), Ok(()));
+    }
+    let [first, _] = two;
+    let again = Stage::among(first.issuer, ", once: true, leeway: 7s", &keep);
+    assert_eq!(again.show("Bearer", &tokens[0], &[]).expect_err("again"), "the token was seen before");
     let spec = "{issuer: 'https://a.test', anyAudience: true, once: true, expiry: false}\n";
     let (_, problems) = compile_scheme::<JwtScheme>(spec, "");
     assert!(problems.iter().any(|problem| problem.contains("remembered for ever")), "{problems:?}");

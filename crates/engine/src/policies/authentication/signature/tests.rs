@@ -289,7 +289,7 @@ fn nobody_uses_up_the_nonces_of_another_key_and_schemes_share_those_of_one() {
     };
     let (first, second) = (of("first", OBJECTS), of("second", OBJECTS));
     let other = of("first", &OBJECTS.replace(SECRET, "a newer secret of enough bytes"));
-    let nonces = |scheme: &SignatureScheme| Arc::clone(&scheme.keys["one"].nonces);
+    let nonces = |scheme: &SignatureScheme| Arc::clone(scheme.keys["one"].nonces.memory());
     assert!(Arc::ptr_eq(&nonces(&first), &nonces(&second)), "one signature is shown to both");
     assert!(!Arc::ptr_eq(&nonces(&first), &nonces(&other)));
     // As long as it is good anywhere, and whatever stands around the key.
@@ -302,7 +302,11 @@ fn nobody_uses_up_the_nonces_of_another_key_and_schemes_share_those_of_one() {
     let (short, long) =
         (public("2s", OBJECTS), public("300s", &OBJECTS.replace("  public: |\n", "  public: |\n    ours\n")));
     assert!(Arc::ptr_eq(&nonces(&short), &nonces(&long)));
-    assert!(nonces(&short).longer_than(Duration::from_secs(2)) >= Duration::from_secs(298));
+    let (of_short, at) = (nonces(&short), |after: u64| Duration::from_secs(NOW + after));
+    assert_eq!(of_short.spend("n", Life::new(at(0), None), at(0), 10), Ok(()));
+    assert!(of_short.knows("n", at(300)));
+    drop(long);
+    assert!(of_short.knows("n", at(3)) && !of_short.knows("n", at(4)), "nobody takes it for longer any more");
 }
 
 #[test]
