@@ -286,6 +286,8 @@ impl Policy for AuthenticationPolicy {
 }
 
 #[cfg(test)]
+mod issuer_tests;
+#[cfg(test)]
 mod open_tests;
 #[cfg(test)]
 mod tests;

@@ -58,6 +58,16 @@ struct Tried<'p> {
     outcomes: Outcomes,
 }
 
+/// What is to become of a request by its alternatives, unless something that is shown is no good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SoFar {
+    /// One holds.
+    LetIn,
+    /// None holds, and without one nobody is let in.
+    Refused,
+    Open,
+}
+
 /// An alternative whose credentials are all there, and the first of them that lacks a scope.
 #[derive(Clone, Copy)]
 struct Lacking<'p> {
@@ -168,10 +178,15 @@ impl AuthenticationPolicy {
                 _ => {
                     let exhibits = Exhibits::of(&self.schemes, x);
                     let judgement = Judgement { alternatives: &self.alternatives, exhibits: &exhibits };
-                    outcomes = self.ask_the_rest(outcomes, held.is_some(), &judgement, x)?;
+                    let so_far = match (held, lacking, self.anonymous) {
+                        (Some(_), ..) => SoFar::LetIn,
+                        (None, None, Anonymous::Refused) => SoFar::Refused,
+                        _ => SoFar::Open,
+                    };
+                    outcomes = self.ask_the_rest(outcomes, so_far, &judgement, x)?;
                     // Who was not asked may know what is held against the client, or be what another alternative still needs.
-                    if judgement.accuser(&outcomes).is_some() {
-                        outcomes = self.ask_the_rest(outcomes, false, &judgement, x)?;
+                    if so_far == SoFar::LetIn && judgement.accuser(&outcomes).is_some() {
+                        outcomes = self.ask_the_rest(outcomes, SoFar::Open, &judgement, x)?;
                     }
                     self.forgive(&mut outcomes, &judgement, x);
                     if let Some(index) = judgement.accuser(&outcomes) {
@@ -212,27 +227,34 @@ impl AuthenticationPolicy {
         })
     }
 
-    /// Looks for an alternative that holds, asking one scheme after the other.
+    /// Looks for an alternative that holds, asking one scheme after the other, of those of an alternative the issuers last.
     fn try_alternatives(&self, mut outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Tried<'_>, Verdict> {
         let mut lacking = None;
         for alternative in &self.alternatives {
-            let (mut is_complete, mut without) = (true, None);
-            for need in &alternative.needs {
-                if outcomes.get(need.scheme).is_some_and(Option::is_none) {
+            let issuers_last = [false, true].into_iter().flat_map(|issuers| {
+                alternative.needs.iter().filter(move |need| self.asks_issuer(need.scheme) == issuers)
+            });
+            let mut is_complete = true;
+            for need in issuers_last {
+                let is_open = matches!(outcomes.get(need.scheme), Some(None));
+                let is_in_vain = || self.asks_issuer(need.scheme) && self.is_lost(&outcomes, x);
+                if is_open && !is_in_vain() {
                     outcomes = self.ask(need.scheme, outcomes, x)?;
                 }
-                let Some(principal) = valid(&outcomes, need.scheme) else {
+                if valid(&outcomes, need.scheme).is_none() {
                     is_complete = false;
                     break;
-                };
-                if !need.scopes.iter().all(|scope| principal.has_scope(scope)) {
-                    without.get_or_insert(need);
                 }
             }
-            match (is_complete, without) {
-                (true, None) => return Ok(Tried { held: Some(alternative), lacking, outcomes }),
-                (true, Some(need)) => _ = lacking.get_or_insert(Lacking { alternative, need }),
-                (false, _) => {}
+            if !is_complete {
+                continue;
+            }
+            let has_scopes = |need: &&Need| {
+                valid(&outcomes, need.scheme).is_some_and(|who| need.scopes.iter().all(|scope| who.has_scope(scope)))
+            };
+            match alternative.needs.iter().find(|need| !has_scopes(need)) {
+                None => return Ok(Tried { held: Some(alternative), lacking, outcomes }),
+                Some(need) => _ = lacking.get_or_insert(Lacking { alternative, need }),
             }
         }
         Ok(Tried { held: None, lacking, outcomes })
@@ -240,30 +262,53 @@ impl AuthenticationPolicy {
 
     /// Asks schemes that have not been asked although the request shows a credential of theirs: whoever shows credentials means them, also where none are
     /// required, and whoever has one that is good could else try out as many others as he likes. Beside one that is good nobody is asked about what others
-    /// know; and issuers, who come last, not about what others may know. Otherwise all are asked, so that no order decides.
+    /// know; and issuers, who come last, not about what others may know. Otherwise all are asked, so that no order decides, but no issuers by whose answer
+    /// nothing would change.
     fn ask_the_rest(
         &self,
         mut outcomes: Outcomes,
-        is_beside: bool,
+        so_far: SoFar,
         judgement: &Judgement<'_>,
         x: &mut Exchange<'_>,
     ) -> Result<Outcomes, Verdict> {
         for issuers in [false, true] {
             for (index, named) in self.schemes.iter().enumerate() {
-                let is_settled = |outcomes: &Outcomes| match issuers {
-                    _ if !is_beside => false,
-                    true => judgement.may_be_known(index, outcomes),
-                    false => {
-                        judgement.is_known(index, outcomes) && !judgement.may_be_contradicted(index, self.schemes.len())
-                    }
-                };
                 let is_open = matches!(outcomes.get(index), Some(None)) && named.scheme.asks_issuer() == issuers;
-                if is_open && named.scheme.presents(x) && !is_settled(&outcomes) {
+                if !is_open || !named.scheme.presents(x) {
+                    continue;
+                }
+                let is_settled = match (so_far, issuers) {
+                    (SoFar::LetIn, true) => judgement.may_be_known(index, &outcomes),
+                    (SoFar::LetIn, false) => {
+                        judgement.is_known(index, &outcomes)
+                            && !judgement.may_be_contradicted(index, self.schemes.len())
+                    }
+                    (_, false) => false,
+                    (_, true) if judgement.accuser(&outcomes).is_some() => judgement.is_lost(&outcomes),
+                    (SoFar::Refused, true) => !judgement.is_within_reach(index, &outcomes),
+                    (SoFar::Open, true) => false,
+                };
+                if is_settled {
+                    x.tell_once(|| format!("scheme {}: is not asked, nothing depends on it", named.name));
+                } else {
                     outcomes = self.ask(index, outcomes, x)?;
                 }
             }
         }
         Ok(outcomes)
+    }
+
+    /// Whether something that is shown is no good, whatever those find who have not been asked.
+    fn is_lost(&self, outcomes: &Outcomes, x: &Exchange<'_>) -> bool {
+        let is_no_good = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Invalid(..) | Outcome::Over(_)));
+        outcomes.iter().any(is_no_good) && {
+            let exhibits = Exhibits::of(&self.schemes, x);
+            Judgement { alternatives: &self.alternatives, exhibits: &exhibits }.is_lost(outcomes)
+        }
+    }
+
+    fn asks_issuer(&self, index: usize) -> bool {
+        self.schemes.get(index).is_some_and(|named| named.scheme.asks_issuer())
     }
 
     fn ask(&self, index: usize, outcomes: Outcomes, x: &mut Exchange<'_>) -> Result<Outcomes, Verdict> {

@@ -6,9 +6,18 @@
 //! has to be enough for some alternative of `require`: what two schemes are asked for together about one token, one of them cannot settle alone,
 //! unless another alternative holds without the other.
 
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
 use super::decide::{Outcome, Outcomes, valid};
 use super::exhibits::{BEYOND, Exhibits, Shown};
+use super::nonces::Uses;
 use super::requirement::{Alternative, Need};
+use crate::principal::Principal;
+
+/// Of so many that have not been asked it is tried out what they may find.
+const MOST_OPEN: usize = 4;
 
 /// What is required, and what of what is shown each scheme reads.
 #[derive(Debug)]
@@ -37,6 +46,32 @@ impl Judgement<'_> {
         let all = || 0..outcomes.len();
         let over = all().filter(is_over).find(|index| !self.is_known(*index, outcomes));
         over.or_else(|| all().filter(is_invalid).find(|index| !self.may_be_known(*index, outcomes)))
+    }
+
+    /// Whether somebody refuses the request whatever those will find who have not been asked.
+    pub(super) fn is_lost(&self, outcomes: &Outcomes) -> bool {
+        let is_open = |index: &usize| matches!(outcomes.get(*index), Some(None)) && self.exhibits.read_by(*index) != 0;
+        let open: SmallVec<[usize; MOST_OPEN]> = (0..outcomes.len()).filter(is_open).collect();
+        if open.len() > MOST_OPEN {
+            return false;
+        }
+        let scopes = self.alternatives.iter().flat_map(|one| &one.needs).flat_map(|need| &need.scopes);
+        let scopes = scopes.map(|scope| Box::from(&**scope)).collect();
+        let with_all_scopes = Arc::new(Principal { scopes, ..Principal::default() });
+        // Who knows what he is shown speaks for others the most; who cannot tell does so, too, and contradicts nobody.
+        (0..1usize << open.len()).all(|choice| {
+            let mut assumed = outcomes.clone();
+            for (place, index) in open.iter().enumerate() {
+                let found = match choice >> place & 1 {
+                    0 => Outcome::Valid(Arc::clone(&with_all_scopes), Uses::new()),
+                    _ => Outcome::Unavailable("".into(), None),
+                };
+                if let Some(outcome) = assumed.get_mut(*index) {
+                    *outcome = Some(found);
+                }
+            }
+            self.accuser(&assumed).is_some()
+        })
     }
 
     /// Whether others know all that a scheme reads.
@@ -110,12 +145,8 @@ fn has(outcomes: &Outcomes, scheme: usize, enough: Enough) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::nonces::Uses;
     use super::*;
     use crate::exchange::{below, draw};
-    use crate::principal::Principal;
 
     fn one(needs: &[usize]) -> Alternative {
         let need = |scheme: &usize| Need { scheme: *scheme, scopes: Vec::new() };
@@ -179,6 +210,52 @@ mod tests {
         assert_eq!(accuser(&[&[0, 1], &[2, 3]], &[1, 1, 1, 0], "uiva"), None);
         // Two populations of certificates, each with a key: that the key is missing says nothing of the certificate.
         assert_eq!(accuser(&[&[0, 2], &[1, 2]], &[1, 1, 0], "via"), None);
+    }
+
+    #[test]
+    fn nothing_that_others_may_find_helps_who_is_lost() {
+        let (mut lost, mut open) = (0, 0);
+        for seed in 0..100_000 {
+            let mut step = 0;
+            let mut pick = |most: u64| {
+                step += 1;
+                below(draw(seed, step), most)
+            };
+            let schemes = 1 + pick(4) as usize;
+            let mut alternatives: Vec<Alternative> = (0..1 + pick(3))
+                .map(|_| one(&(0..schemes).filter(|_| pick(2) == 0).collect::<Vec<_>>()))
+                .filter(|alternative| !alternative.needs.is_empty())
+                .collect();
+            for need in alternatives.iter_mut().flat_map(|alternative| &mut alternative.needs) {
+                need.scopes = if pick(3) == 0 { vec!["a".into()] } else { Vec::new() };
+            }
+            let exhibits = Exhibits::new(&(0..schemes).map(|_| pick(8)).collect::<Vec<Shown>>());
+            let judgement = Judgement { alternatives: &alternatives, exhibits: &exhibits };
+            let letters: Vec<char> =
+                (0..schemes).map(|_| ['v', 'i', 'o', 'u', 'a', '?', '?'][pick(7) as usize]).collect();
+            let outcomes: Outcomes = letters.iter().copied().map(found).collect();
+            let asked: Vec<usize> =
+                (0..schemes).filter(|index| letters[*index] == '?' && exhibits.read_by(*index) != 0).collect();
+            // Everything that they may find, valid also without the scope.
+            let all = 5usize.pow(u32::try_from(asked.len()).expect("few"));
+            let is_refused = |choice: usize| {
+                let (mut outcomes, mut rest) = (outcomes.clone(), choice);
+                for index in &asked {
+                    outcomes[*index] = found(['v', 'i', 'o', 'u', 'a'][rest % 5]);
+                    if rest % 5 == 0
+                        && let Some(Outcome::Valid(principal, _)) = &mut outcomes[*index]
+                    {
+                        *principal = Arc::new(Principal { scopes: vec!["a".into()], ..Principal::default() });
+                    }
+                    rest /= 5;
+                }
+                judgement.accuser(&outcomes).is_some()
+            };
+            let expected = (0..all).all(is_refused);
+            assert_eq!(judgement.is_lost(&outcomes), expected, "{alternatives:?} {exhibits:?} {letters:?}");
+            if expected { lost += 1 } else { open += 1 }
+        }
+        assert!(lost > 10_000 && open > 10_000, "{lost} {open}");
     }
 
     #[test]

@@ -487,47 +487,6 @@ fn where_no_answer_is_remembered_nobody_waits_for_that_of_another() {
 }
 
 #[test]
-fn a_token_that_one_scheme_knows_is_shown_to_no_other() {
-    let issuer = Issuer::new();
-    let both = inline(&issuer, "").trim_end().trim_end_matches(']').to_owned()
-        + ","
-        + INTROSPECTION.trim_start_matches("schemes: [");
-    let desk = Desk::new(&both.replace("name: token, introspection", "name: opaque, introspection"));
-    let (verdict, visit) = desk.ask(&token(&issuer, "e", json!({})));
-    assert!(verdict.goes_on(), "{:?}", visit.notes.told);
-    assert_eq!(looked_up(desk.ask("opaque").0).body, b"token=opaque&token_type_hint=access_token");
-    // In a field of its own another one is judged, whoever is known by the first.
-    let own = both.replace("name: token, introspection: {", "name: opaque, introspection: {header: x-token, ");
-    let desk = Desk::new(&own);
-    let mut visit =
-        Visit { request: Request::build("GET", "http", "a.test", "/").expect("a request"), notes: Notes::told() };
-    let good = format!("Bearer {}", token(&issuer, "e", json!({})));
-    visit.request.fields.push_bytes(b"Authorization", good.as_bytes()).expect("a field");
-    visit.request.fields.push_bytes(b"X-Token", b"guess").expect("a field");
-    let _ = looked_up(desk.visit(&mut visit, |policy, x| policy.on_request(x)));
-    let verdict = desk.resume(&mut visit, answer(200, r#"{"active":false}"#));
-    assert_eq!(reason(&verdict).0, Reason::CredentialsInvalid);
-}
-
-#[test]
-fn an_api_key_is_told_to_no_issuer_wherever_it_stands() {
-    let key = super::tests::key(1);
-    let beside = |key: &str| INTROSPECTION.trim_end().trim_end_matches(']').to_owned() + key + "]\n";
-    for keys in [", {name: key, apiKey: {bearer: false}}", ", {name: key, apiKey: {}}"] {
-        let (verdict, _) = Desk::new(&beside(keys)).ask(&key);
-        assert_eq!(reason(&verdict).0, Reason::CredentialsInvalid, "{keys}");
-    }
-    let own = beside(", {name: key, apiKey: {}}").replace("introspection: {", "introspection: {header: x-token, ");
-    let mut visit =
-        Visit { request: Request::build("GET", "http", "a.test", "/").expect("a request"), notes: Notes::told() };
-    visit.request.fields.push_bytes(b"X-Token", key.as_bytes()).expect("a field");
-    let verdict = Desk::new(&own).visit(&mut visit, |policy, x| policy.on_request(x));
-    assert_eq!(reason(&verdict).0, Reason::CredentialsInvalid);
-    // Where there are no keys it is a token like any other.
-    let _ = looked_up(Desk::new(INTROSPECTION).ask(&key).0);
-}
-
-#[test]
 fn what_is_remembered_outlives_a_change_of_the_lines_above() {
     let mut desk = Desk::new(INTROSPECTION);
     let (_, mut visit) = desk.ask("opaque");
