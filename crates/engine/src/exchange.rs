@@ -238,6 +238,9 @@ impl Exchange<'_> {
     }
 }
 
+/// What an exchange holds, and gives back by dropping it.
+pub type Held = Vec<Box<dyn Any + Send>>;
+
 /// What the request side of an exchange leaves for its response side. Reused between requests: call [`Notes::clear`]. Lists keep their memory
 /// from request to request, so that they have none inside: most requests need none of it, and should not touch it.
 #[derive(Debug, Default)]
@@ -273,8 +276,8 @@ pub struct Notes {
     pub between: Option<Box<dyn Any + Send>>,
     /// What policies say of their decisions, when somebody listens: an explanation.
     pub(crate) told: Option<Told>,
-    /// What is given back when the exchange is over, whatever becomes of it: places among those that may be under way.
-    pub held: Vec<Box<dyn Any + Send>>,
+    /// What is given back before the end of the response is sent, and whatever becomes of the exchange: places among those that may be under way.
+    pub held: Held,
     /// Fields that a service has asked to be added to the backend's response.
     pub(crate) response_changes: Vec<crate::ext_authz::Change>,
     /// What has come of asking services about it.

@@ -100,12 +100,14 @@ async fn send(body: &[u8], trailers: Option<Fields>, journey: &mut Journey<'_, '
     let status = journey.trip.response.status;
     if let Some(trailers) = trailers {
         let mut sink = journey.replier.begin(&journey.trip.response, Body::Chunked)?;
+        sink.give_back_at_end(&mut journey.trip.notes.held);
         sink.write(body).await?;
         journey.trip.facts.bytes_out = body.len() as u64;
         return sink.finish(Some(&trailers)).await;
     }
     let framing = if matches!(status, 204 | 304) { Body::None } else { Body::Length(body.len() as u64) };
     let mut sink = journey.replier.begin(&journey.trip.response, framing)?;
+    sink.give_back_at_end(&mut journey.trip.notes.held);
     carry(&mut Source::Held(body), &mut sink, Cell::from_mut(&mut journey.trip.facts.bytes_out)).await
 }
 

@@ -181,6 +181,7 @@ pub(crate) fn begin<'t, 'r>(
     finish_head(delivery.listener, delivery.entrance, marks, trip);
     trip.facts.status = trip.response.status;
     let mut sink = replier.begin(&trip.response, stated)?;
+    sink.give_back_at_end(&mut trip.notes.held);
     if let Some(meter) = trip.notes.meter() {
         sink.show_to(meter);
     }

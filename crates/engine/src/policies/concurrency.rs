@@ -1,6 +1,6 @@
 //! `ConcurrencyPolicy`: how many requests may be under way at a time, by whatever they are counted by.
 //!
-//! A request has its places until its exchange is over, an upgraded connection until it ends. What finds no place is refused at once, or waits
+//! A request has its places until the end of its response is about to be sent, an upgraded connection until it ends. What finds no place is refused at once, or waits
 //! in a queue that is bounded in number and in time. All policies of the kind at one place hold together.
 
 use std::sync::Arc;

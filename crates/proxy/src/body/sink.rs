@@ -5,6 +5,7 @@
 
 use std::task::{Context, Poll};
 
+use transept_engine::exchange::Held;
 use transept_engine::limit::body_cost::Meter;
 use transept_wire::h1::{self, Body};
 use transept_wire::head::Fields;
@@ -37,6 +38,7 @@ pub(crate) struct H1Sink<'c> {
     left: u64,
     out: Outbound,
     meter: Option<Meter>,
+    held: Held,
 }
 
 /// A body framed by HTTP/2 DATA frames.
@@ -45,9 +47,24 @@ pub(crate) struct H2Sink<'c> {
     watch: &'c Watch,
     side: Side,
     meter: Option<Meter>,
+    held: Held,
 }
 
 impl Sink<'_> {
+    /// Drops this before the last byte is sent: whoever has a whole response and comes again must not find a place taken that he had himself.
+    pub(crate) fn give_back_at_end(&mut self, held: &mut Held) {
+        if held.is_empty() {
+            return;
+        }
+        let held = std::mem::take(held);
+        match self {
+            // All of it is on its way.
+            Sink::Nowhere => drop(held),
+            Sink::H1(sink) => sink.held = held,
+            Sink::H2(sink) => sink.held = held,
+        }
+    }
+
     /// Shows from now on what it takes to somebody who reads it on its way.
     pub(crate) fn show_to(&mut self, meter: Meter) {
         match self {
@@ -107,7 +124,7 @@ impl<'c> H1Sink<'c> {
     /// `out` holds the head that precedes the body.
     pub(crate) fn new(io: &'c Io, watch: &'c Watch, side: Side, framing: Body, out: Outbound) -> Self {
         let left = if let Body::Length(length) = framing { length } else { 0 };
-        Self { io, watch, side, framing, left, out, meter: None }
+        Self { io, watch, side, framing, left, out, meter: None, held: Held::new() }
     }
 
     async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
@@ -129,6 +146,9 @@ impl<'c> H1Sink<'c> {
         if data.len() <= COPIED {
             self.out.tail().extend_from_slice(data);
         } else {
+            if matches!(self.framing, Body::Length(_)) && self.left == 0 {
+                self.held = Held::new();
+            }
             self.flush(data).await?;
         }
         if let Body::Chunked = self.framing {
@@ -155,13 +175,14 @@ impl<'c> H1Sink<'c> {
             Body::Chunked => h1::write_last_chunk(self.out.tail(), trailers),
             _ => {}
         }
+        self.held = Held::new();
         self.flush(&[]).await
     }
 }
 
 impl<'c> H2Sink<'c> {
     pub(crate) fn new(stream: &'c Stream, watch: &'c Watch, side: Side) -> Self {
-        Self { stream, watch, side, meter: None }
+        Self { stream, watch, side, meter: None, held: Held::new() }
     }
 
     async fn write(&mut self, mut data: &[u8]) -> Result<(), Failure> {
@@ -181,6 +202,66 @@ impl<'c> H2Sink<'c> {
     }
 
     fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Failure> {
+        self.held = Held::new();
         self.stream.end(trailers).map_err(|cut| Failure::h2_send(self.side, &cut))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::deadline::Watches;
+
+    /// What takes no bytes at present, and its other end.
+    async fn full() -> (Io, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let far = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let near = listener.accept().await.expect("accepted").0;
+        near.writable().await.expect("writable");
+        while near.try_write(&[0; 65_536]).is_ok() {}
+        (Io::plain(near), far)
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_given_back_before_the_last_byte_is_sent_and_not_before_that() {
+        let (io, _far) = full().await;
+        let watch = Rc::new(Watches::default()).add();
+        let (small, large) = ([0; 5], [0; COPIED + 1]);
+        for (framing, pieces, given_back_by) in [
+            (Body::Length(5), vec![&small[..]], "the end"),
+            (Body::Chunked, vec![&small[..], &small[..]], "the end"),
+            (Body::UntilClose, vec![], "the end"),
+            (Body::Length(5 + large.len() as u64), vec![&small[..], &large[..]], "a piece"),
+            (Body::Length(6 + large.len() as u64), vec![&small[..], &large[..]], "nothing"),
+            (Body::Chunked, vec![&large[..]], "nothing"),
+        ] {
+            let place = Arc::new(());
+            let mut held: Held = vec![Box::new(Arc::clone(&place))];
+            let mut out = Outbound::take();
+            out.tail().push(0);
+            let mut sink = Sink::H1(H1Sink::new(&io, &watch, Side::Downstream, framing, out));
+            sink.give_back_at_end(&mut held);
+            let mut blocked = None;
+            for piece in pieces {
+                assert_eq!(Arc::strong_count(&place), 2);
+                let mut writing = std::pin::pin!(sink.write(piece));
+                if futures_util::poll!(writing.as_mut()).is_pending() {
+                    blocked = Some("a piece");
+                }
+            }
+            if blocked.is_none() {
+                assert_eq!(Arc::strong_count(&place), 2);
+                let mut finishing = std::pin::pin!(sink.finish(None));
+                assert!(futures_util::poll!(finishing.as_mut()).is_pending());
+                blocked = Some("the end");
+            }
+            let given_back = blocked.filter(|_| Arc::strong_count(&place) == 1);
+            assert_eq!(given_back.unwrap_or("nothing"), given_back_by);
+        }
     }
 }
