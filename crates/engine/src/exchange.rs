@@ -216,16 +216,6 @@ impl Exchange<'_> {
         }
     }
 
-    /// The same, unless it was said already: what is decided anew after somebody was asked says nothing twice.
-    pub(crate) fn tell_once(&mut self, what: impl FnOnce() -> String) {
-        if let Some(told) = &mut self.notes.told {
-            let line = what();
-            if !told.lines.contains(&line) {
-                told.lines.push(line);
-            }
-        }
-    }
-
     /// Notes how a gateway that runs can be asked about what was told last.
     pub(crate) fn inquire(&mut self, inquiry: impl FnOnce() -> Inquiry) {
         if let Some(told) = &mut self.notes.told

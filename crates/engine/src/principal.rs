@@ -92,7 +92,7 @@ pub struct Principal {
 }
 
 /// A digest of what is stored of a credential. It is compared and never shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoredMark([u8; 32]);
 
 impl StoredMark {
@@ -105,11 +105,6 @@ impl StoredMark {
         }
         // It is 32 bytes long.
         StoredMark(made.finish().as_ref().try_into().unwrap_or_default())
-    }
-
-    /// The digest.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Trip {
     /// The deadline of an HTTP/2 stream, which is no connection with one of its own.
     pub watch: Option<Watch>,
     pub started: Moment,
+    /// How long its head was waited for after that.
+    pub heading: Duration,
     /// The time that policies have taken to ask somebody.
     pub asked: Duration,
     /// How long the caller waits for the response, where it says so.
@@ -102,6 +104,7 @@ impl Default for Trip {
             has_original: false,
             watch: None,
             started: nowhen,
+            heading: Duration::ZERO,
             asked: Duration::ZERO,
             patience: None,
             relayed: false,
@@ -129,6 +132,7 @@ impl Trip {
             self.original.clear();
             self.has_original = false;
         }
+        self.heading = Duration::ZERO;
         self.asked = Duration::ZERO;
         self.patience = None;
         self.relayed = false;
@@ -173,9 +177,10 @@ impl Trip {
         (let_in, &mut self.response, &mut self.facts)
     }
 
-    /// When the request is decided: time that policies have taken to ask somebody has passed.
+    /// When the request is decided: its head has come, and time that policies have taken to ask somebody has passed.
     pub(crate) fn now(&self) -> Now {
-        Now { monotonic: self.started.monotonic + self.asked, unix: self.started.unix + self.asked }
+        let since = self.heading + self.asked;
+        Now { monotonic: self.started.monotonic + since, unix: self.started.unix + since }
     }
 
     /// The exchange as the engine sees it, and the response beside it.

@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::stage::{Ask, Backend, Call, Caller, Down, Framed, Gateway, Served, Setup, Up, soon};
 
@@ -94,6 +96,23 @@ async fn admitted(desk: &mut Desk, ask: Ask) -> (Option<String>, Option<String>)
     served.answer(200, "in").await;
     assert_eq!(call.answer().await, (200, "in".to_owned()));
     told
+}
+
+#[tokio::test]
+async fn a_head_that_comes_slowly_is_judged_when_it_has_come() {
+    let mut desk = Desk::new().await;
+    let key = desk.key(&["create", "--consumer", "mobile", "--ttl", "2s"]).await;
+    let mut slow = TcpStream::connect(desk.gateway.address).await.expect("connected");
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n").await.expect("sent");
+    let file = desk.keys();
+    let listed = || transept(&["key", "list", "--file", file.to_str().expect("UTF-8")]).stdout;
+    while !String::from_utf8(listed()).expect("UTF-8").contains("expired") {
+        tokio::task::yield_now().await;
+    }
+    slow.write_all(format!("X-API-Key: {key}\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    soon(slow.read_to_string(&mut answer)).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
 }
 
 #[tokio::test]

@@ -179,7 +179,7 @@ impl Key {
         if verifiers.is_empty() {
             return Err("its `alg` does not fit its type".into());
         }
-        Ok(Key { kid, print: print(thumbprint(members).as_bytes()), verifiers })
+        Ok(Key { kid, print: print(thumbprint(&in_one_spelling(members)).as_bytes()), verifiers })
     }
 
     pub(super) fn shared(secret: &[u8], kid: Option<&str>) -> Option<Key> {
@@ -222,6 +222,20 @@ impl fmt::Debug for Key {
         let algorithms: Vec<_> = self.algorithms().collect();
         out.debug_struct("Key").field("kid", &self.kid).field("algorithms", &algorithms).finish_non_exhaustive()
     }
+}
+
+/// The numbers of a key as RFC 7518 has them, so that one key has one print however its issuer spells it.
+fn in_one_spelling(members: &Map<String, Value>) -> Map<String, Value> {
+    let mut members = members.clone();
+    let is_rsa = members.get("kty").is_some_and(|kty| kty == "RSA");
+    for name in if is_rsa { ["n", "e"] } else { ["x", "y"] } {
+        if let Ok(bytes) = bytes_of(&members, name) {
+            let zeros = if is_rsa { bytes.iter().take_while(|byte| **byte == 0).count() } else { 0 };
+            let text = data_encoding::BASE64URL_NOPAD.encode(bytes.get(zeros..).unwrap_or_default());
+            members.insert(name.to_owned(), text.into());
+        }
+    }
+    members
 }
 
 fn text_of<'v>(members: &'v Map<String, Value>, name: &str) -> Result<Option<&'v str>, String> {

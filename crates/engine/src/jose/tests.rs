@@ -104,6 +104,23 @@ fn is_malformed(outcome: &Result<Claims, Refusal>) -> bool {
 }
 
 #[test]
+fn a_key_has_one_print_however_it_is_spelled() {
+    let issuer = Issuer::new();
+    let print = |jwk: &Value| {
+        let text = json!({ "keys": [jwk] }).to_string();
+        *KeySet::parse(text.as_bytes()).expect("keys").keys()[0].print()
+    };
+    let mut padded = issuer.rsa_jwk();
+    for name in ["n", "e"] {
+        let bytes = data_encoding::BASE64URL_NOPAD.decode(padded[name].as_str().expect("text").as_bytes());
+        padded[name] = json!(encode([&[0][..], &bytes.expect("base64url")].concat()));
+    }
+    padded["kid"] = json!("another name");
+    assert_eq!(print(&padded), print(&issuer.rsa_jwk()));
+    assert_ne!(print(&Issuer::new().ec_jwk()), print(&issuer.ec_jwk()));
+}
+
+#[test]
 fn of_keys_without_a_name_the_first_eight_are_tried() {
     let pairs: Vec<EcdsaKeyPair> =
         (0..9).map(|_| EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key")).collect();

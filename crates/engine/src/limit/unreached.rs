@@ -21,6 +21,11 @@ pub(crate) trait Written {
 
     /// Whether it is reached wherever the other one would be, if it counts all that the other one does.
     fn is_tighter(&self, other: &Self, order: Order) -> bool;
+
+    /// Whether requests wait for it, with what they have of limits that were asked before.
+    fn holds_up(&self) -> bool {
+        false
+    }
 }
 
 /// When a limit is asked.
@@ -28,8 +33,10 @@ pub(crate) trait Written {
 pub(crate) enum Order {
     /// Before the one that it is compared with.
     Before,
-    /// After it, or nobody can say.
+    /// After it.
     Later,
+    /// For another policy, which may count more: before or after it.
+    Apart,
 }
 
 /// What every limit says.
@@ -39,6 +46,13 @@ pub(crate) struct Outline<'a> {
     at: Spot,
     name: &'a str,
     counted: Counted<'a>,
+}
+
+impl Outline<'_> {
+    /// Whether both count the same requests by the same key.
+    pub(crate) fn counts_like(&self, other: &Outline<'_>) -> bool {
+        self.counted == other.counted
+    }
 }
 
 impl<'a> Outline<'a> {
@@ -87,12 +101,17 @@ fn within<L: Written>(limits: &[L], counts_same: bool) -> impl Iterator<Item = (
     limits.iter().enumerate().filter_map(move |(index, limit)| {
         let is_first = |at: usize, other: &L| match at < index {
             true => forestalls(other, limit, Order::Before),
-            false => at > index && forestalls(other, limit, Order::Later) && !forestalls(limit, other, Order::Before),
+            false => {
+                let between = limits.get(index + 1..at).unwrap_or_default();
+                !between.iter().any(L::holds_up)
+                    && at > index
+                    && forestalls(other, limit, Order::Later)
+                    && !forestalls(limit, other, Order::Before)
+            }
         };
         let mut others = limits.iter().enumerate();
-        let first = others.find(|(at, other)| {
-            (limit.outline().counted == other.outline().counted) == counts_same && is_first(*at, other)
-        });
+        let first = others
+            .find(|(at, other)| limit.outline().counts_like(&other.outline()) == counts_same && is_first(*at, other));
         Some((limit, first?.1))
     })
 }
@@ -125,10 +144,13 @@ pub(crate) fn tell<L: Written>(limits: &[L]) -> Vec<Caution> {
 
 /// Tells of limits of a policy that one of another policy, of this name, always reaches first: it stands on all targets of this one.
 pub(crate) fn tell_beside<L: Written>(own: &[L], others: &[L], name: &ObjectName, age: Age) -> Vec<Caution> {
+    if own.iter().chain(others).any(L::holds_up) {
+        return Vec::new();
+    }
     let say = |limit: &L| {
         // Which of them is asked first depends on the place.
         let is_first = |other: &&L| {
-            forestalls(*other, limit, Order::Later) && (age == Age::Younger || !forestalls(limit, *other, Order::Later))
+            forestalls(*other, limit, Order::Apart) && (age == Age::Younger || !forestalls(limit, *other, Order::Apart))
         };
         let other = others.iter().find(is_first)?;
         let what = format!(

@@ -97,6 +97,10 @@ impl Written for ConcurrencySpec {
         let waiting = self.queue.as_ref().filter(|_| order == Order::Later).map_or(0, |queue| queue.requests);
         u64::from(self.requests) + u64::from(waiting) <= u64::from(other.requests)
     }
+
+    fn holds_up(&self) -> bool {
+        self.queue.is_some()
+    }
 }
 
 fn check_limit(limit: &ConcurrencySpec, _: &Value, cx: &mut Decoder) {
@@ -343,6 +347,15 @@ mod tests {
             // Who waits for a place in one has a place in the one before.
             ("[{name: a, requests: 2, key: [], queue: {requests: 9}}, {name: b, requests: 5, key: []}]", 1),
             ("[{name: b, requests: 5, key: []}, {name: a, requests: 2, key: [], queue: {requests: 3}}]", 1),
+            (
+                "[{name: a, requests: 9, key: []}, {name: b, requests: 5, key: []}, {name: c, requests: 3, key: [{from: Address}]}]",
+                1,
+            ),
+            // Those who wait in between have places of the first, and none of the last.
+            (
+                "[{name: a, requests: 9, key: []}, {name: c, requests: 3, key: [{from: Address}], queue: {requests: 99}}, {name: b, requests: 5, key: []}]",
+                0,
+            ),
             ("[{name: b, requests: 5, key: []}, {name: a, requests: 2, key: [], queue: {requests: 9}}]", 0),
         ] {
             assert_eq!(refusals::<ConcurrencyPolicy>(&format!("limits: {limits}\n")).len(), wrong, "{limits}");

@@ -172,7 +172,9 @@ fn check_spec(spec: &RateLimitPolicySpec, _: &Value, cx: &mut Decoder) {
         cx.refuse(spec.at, "what a store counts for all proxies together cannot be divided among them as well")
             .remedy("leave out `perProxy`, or `store`");
     }
-    unreached::refuse(&spec.limits, cx);
+    if spec.per_proxy == PerProxy::Whole {
+        unreached::refuse(&spec.limits, cx);
+    }
 }
 
 impl Written for LimitSpec {
@@ -182,15 +184,25 @@ impl Written for LimitSpec {
         Outline::new(self.at, &self.name, self.key.as_ref(), self.missing, &self.plans)
     }
 
-    fn is_tighter(&self, other: &LimitSpec, _: Order) -> bool {
-        let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos());
+    fn is_tighter(&self, other: &LimitSpec, order: Order) -> bool {
+        let rate = |limit: &LimitSpec| (u128::from(limit.requests), limit.per.as_nanos().max(1));
         let ((requests, per), (other_requests, other_per)) = (rate(self), rate(other));
-        let slower = requests * other_per <= other_requests * per;
-        let smaller = self.burst.unwrap_or(self.requests) <= other.burst.unwrap_or(other.requests);
-        // Windows that do not end together let more through in the longer one than their rate.
-        let shorter = self.algorithm == AlgorithmSpec::TokenBucket
-            || other.per.as_nanos().is_multiple_of(self.per.as_nanos().max(1));
-        self.costs_like(other) && slower && smaller && shorter
+        let is_less = match self.algorithm {
+            AlgorithmSpec::TokenBucket => {
+                requests * other_per <= other_requests * per
+                    && self.burst.unwrap_or(self.requests) <= other.burst.unwrap_or(other.requests)
+            }
+            // The windows of one key in one policy go together where they are of one length.
+            AlgorithmSpec::SlidingWindow
+                if per == other_per && order != Order::Apart && self.outline().counts_like(&other.outline()) =>
+            {
+                requests <= other_requests
+            }
+            // A window begins with the first request of its key, so that parts of one more are within the other one.
+            AlgorithmSpec::SlidingWindow => requests * (other_per.div_ceil(per) + 1) <= other_requests,
+        };
+        // It knows all keys still that the other one knows.
+        is_less && self.costs_like(other) && self.max_keys >= other.max_keys
     }
 }
 
@@ -305,7 +317,8 @@ impl Policy for RateLimitPolicy {
 
     fn cautions(&self, known: Known) -> Vec<Caution> {
         let mut all = cautions(self.limits.iter().map(|one| (&*one.label.name, &one.key, &one.plans)), known);
-        all.extend(self.written.iter().flat_map(|written| unreached::tell(&written.limits)));
+        let whole = self.written.iter().filter(|written| written.per_proxy == PerProxy::Whole);
+        all.extend(whole.flat_map(|written| unreached::tell(&written.limits)));
         all
     }
 

@@ -175,7 +175,7 @@ async fn exchange(worker: &Rc<Worker>, it: &mut H1Connection, bind: &Bind, trip:
     trip.started = worker.clock.now();
     trip.random = worker.random();
     let limits = codec_limits(settings);
-    let meta = match read_head(io, inbound, watch, settings, &limits, trip).await {
+    let meta = match read_head(worker, (io, inbound, watch), settings, &limits, trip).await {
         Ok(meta) => meta,
         Err(NoRequest::Gone | NoRequest::Draining) => return After::Cut,
         Err(NoRequest::TooSlow) => {
@@ -278,9 +278,8 @@ fn source<'c>(io: &'c Io, inbound: &'c mut Inbound, watch: &'c Watch, body: Body
 
 /// Reads until the head is complete.
 async fn read_head(
-    io: &Io,
-    inbound: &mut Inbound,
-    watch: &Watch,
+    worker: &Worker,
+    (io, inbound, watch): (&Io, &mut Inbound, &Watch),
     settings: &Settings,
     limits: &h1::Limits,
     trip: &mut Trip,
@@ -292,6 +291,9 @@ async fn read_head(
             match h1::parse_request(inbound.data(), limits, &mut trip.request) {
                 Ok(Some(meta)) => {
                     inbound.consume(meta.head_len);
+                    if waiting {
+                        trip.heading = worker.clock.now().monotonic.saturating_sub(trip.started.monotonic);
+                    }
                     return Ok(meta);
                 }
                 Ok(None) => {}

@@ -185,9 +185,10 @@ impl AuthenticationPolicy {
                     };
                     outcomes = self.ask_the_rest(outcomes, so_far, &judgement, x)?;
                     // Who was not asked may know what is held against the client, or be what another alternative still needs.
-                    if so_far == SoFar::LetIn && judgement.accuser(&outcomes).is_some() {
+                    if so_far != SoFar::Open && judgement.accuser(&outcomes).is_some() {
                         outcomes = self.ask_the_rest(outcomes, SoFar::Open, &judgement, x)?;
                     }
+                    self.tell_unasked(&outcomes, x);
                     self.forgive(&mut outcomes, &judgement, x);
                     if let Some(index) = judgement.accuser(&outcomes) {
                         return Err(self.refuse_for(index, &outcomes, x));
@@ -285,12 +286,12 @@ impl AuthenticationPolicy {
                     }
                     (_, false) => false,
                     (_, true) if judgement.accuser(&outcomes).is_some() => judgement.is_lost(&outcomes),
-                    (SoFar::Refused, true) => !judgement.is_within_reach(index, &outcomes),
+                    (SoFar::Refused, true) => {
+                        !judgement.is_within_reach(index, &outcomes) && !has_guess(&outcomes, judgement)
+                    }
                     (SoFar::Open, true) => false,
                 };
-                if is_settled {
-                    x.tell_once(|| format!("scheme {}: is not asked, nothing depends on it", named.name));
-                } else {
+                if !is_settled {
                     outcomes = self.ask(index, outcomes, x)?;
                 }
             }
@@ -304,6 +305,15 @@ impl AuthenticationPolicy {
         outcomes.iter().any(is_no_good) && {
             let exhibits = Exhibits::of(&self.schemes, x);
             Judgement { alternatives: &self.alternatives, exhibits: &exhibits }.is_lost(outcomes)
+        }
+    }
+
+    fn tell_unasked(&self, outcomes: &Outcomes, x: &mut Exchange<'_>) {
+        let unasked = self.schemes.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_none());
+        for (named, _) in unasked {
+            if x.is_told() && named.scheme.presents(x) {
+                x.tell(|| format!("scheme {}: is not asked, nothing depends on it", named.name));
+            }
         }
     }
 

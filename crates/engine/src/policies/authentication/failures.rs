@@ -164,7 +164,8 @@ impl Failures {
         let (now, per) = (micros(now), micros(limit.per));
         let mut all = Everywhere::default();
         for ((times, counters), counted) in table.counters(client).zip(&mut all) {
-            let next = |at: u64| (at.max(now) + one(limit, times)).min(now + per);
+            // Whose clock is behind gives nobody anything back.
+            let next = |at: u64| (at.max(now) + one(limit, times)).min((now + per).max(at));
             for (counter, counted) in counters.zip(counted) {
                 // The function always gives a value.
                 let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(next(at)));
@@ -227,6 +228,19 @@ mod tests {
         failures.count(&limit, client, at(120.0), 1);
         assert_eq!(failures.wait(&limit, client, at(120.0)), Some(at(20.0)));
         assert_eq!(failures.wait(&limit, client, at(180.0)), None);
+    }
+
+    #[test]
+    fn a_failure_that_is_noted_late_gives_nothing_back() {
+        let (failures, limit) = (Failures::default(), limit(60, 60));
+        let client: IpAddr = "192.0.2.7".parse().expect("an address");
+        for _ in 0..60 {
+            failures.count(&limit, client, at(100.0), 1);
+        }
+        let wait = failures.wait(&limit, client, at(100.0));
+        // Of a request whose head began to come some time before.
+        failures.count(&limit, client, at(90.5), 1);
+        assert_eq!(failures.wait(&limit, client, at(100.0)), wait);
     }
 
     #[test]

@@ -111,7 +111,6 @@ pub(super) struct HmacScheme {
     algorithms: Vec<HmacAlgorithm>,
     required: Vec<Box<str>>,
     clock_skew: Duration,
-    once: bool,
     unsigned_content: bool,
     max_content: usize,
     /// How many signatures of each key are remembered.
@@ -125,7 +124,8 @@ struct Known {
     sha384: hmac::Key,
     sha512: hmac::Key,
     owned: Owned,
-    seen: Taken,
+    /// Signatures that were seen, where each is good once.
+    seen: Option<Taken>,
 }
 
 impl fmt::Debug for Known {
@@ -148,7 +148,7 @@ impl Scheme for HmacScheme {
     fn compile(name: &Text, spec: &HmacSchemeSpec, cx: &mut CompileCx<'_>) -> Option<Self> {
         let mut keys: HashMap<Box<str>, Known> = HashMap::new();
         for key in &spec.keys {
-            let known = compile_key(name, key, spec.clock_skew, cx)?;
+            let known = compile_key(name, key, spec.once.then_some(spec.clock_skew), cx)?;
             // The name is not signed: what one has signed could be shown under the other's.
             if let Some((twin, _)) = keys.iter().find(|(_, other)| other.owned.is_stored_like(&known.owned)) {
                 let why = format!("the keys {twin} and {} have the same secret", &*key.username);
@@ -162,7 +162,6 @@ impl Scheme for HmacScheme {
             algorithms: spec.algorithms.clone(),
             required: spec.required.iter().map(|name| (&**name).into()).collect(),
             clock_skew: spec.clock_skew,
-            once: spec.once,
             unsigned_content: spec.unsigned_content,
             max_content: spec.max_content as usize,
             most: share(spec.keys.len()),
@@ -238,7 +237,7 @@ fn shown(request: &Request) -> impl Iterator<Item = &[u8]> {
     request.fields.all(FieldId::AUTHORIZATION).filter_map(parameters)
 }
 
-fn compile_key(scheme: &Text, spec: &HmacKey, skew: Duration, cx: &mut CompileCx<'_>) -> Option<Known> {
+fn compile_key(scheme: &Text, spec: &HmacKey, once: Option<Duration>, cx: &mut CompileCx<'_>) -> Option<Known> {
     let entry = spec.secret.read(cx)?;
     let secret = match shared_secret(&entry) {
         Ok(secret) => secret,
@@ -249,7 +248,8 @@ fn compile_key(scheme: &Text, spec: &HmacKey, skew: Duration, cx: &mut CompileCx
     };
     let stored = StoredMark::of(&[secret]);
     let owned = Owned::compile(spec.at, &spec.consumer, scheme, &spec.username, Some(stored), cx)?;
-    let seen = Taken::from(cx.keep(&remembered_as("signatures", &[secret]), Nonces::default), skew);
+    let memory = || cx.keep(&remembered_as("signatures", &[secret]), Nonces::default);
+    let seen = once.map(|skew| Taken::from(memory(), skew));
     Some(Known {
         sha256: hmac::Key::new(hmac::HMAC_SHA256, secret),
         sha384: hmac::Key::new(hmac::HMAC_SHA384, secret),
@@ -289,7 +289,7 @@ impl HmacScheme {
         }
         let end = self.end(&shown, x)?;
         // Before the content is read in vain.
-        if self.once && known.seen.memory().knows(&shown.signature, x.now.unix) {
+        if known.seen.as_ref().is_some_and(|seen| seen.memory().knows(&shown.signature, x.now.unix)) {
             return Err(SEEN.to_owned());
         }
         let covers_content = shown.covers("digest") || shown.covers("content-digest");
@@ -323,8 +323,8 @@ impl HmacScheme {
             Ok(principal) => Arc::clone(principal),
             Err(why) => return Proof::invalid(format!("the key {why}")),
         };
-        let used = || Use {
-            memory: Arc::clone(known.seen.memory()),
+        let used = |seen: &Taken| Use {
+            memory: Arc::clone(seen.memory()),
             id: signed.shown.signature.as_str().into(),
             end: signed.end,
             life: Life::new(signed.end.saturating_sub(self.clock_skew), None),
@@ -332,7 +332,7 @@ impl HmacScheme {
             seen: SEEN,
             crowded: "too many signatures of this key are remembered",
         };
-        let uses: Uses = self.once.then(|| Arc::new(used())).into_iter().collect();
+        let uses: Uses = known.seen.iter().map(|seen| Arc::new(used(seen))).collect();
         Proof::good(principal, uses)
     }
 }

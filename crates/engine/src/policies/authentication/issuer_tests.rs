@@ -3,8 +3,9 @@
 use serde_json::json;
 use transept_wire::head::Request;
 
-use super::token_tests::{Desk, INTROSPECTION, Visit, answer, inline, looked_up, reason, token};
+use super::token_tests::{Desk, FETCHED, INTROSPECTION, Visit, answer, inline, keys_of, looked_up, reason, token};
 use super::*;
+use crate::callout::Callout;
 use crate::exchange::Notes;
 use crate::jose::tests::Issuer;
 use crate::reason::Reason;
@@ -68,6 +69,54 @@ fn nobody_is_asked_about_a_token_that_is_not_enough() {
     assert_eq!(reason(&verdict).0, Reason::CredentialsMissing);
     // Where nobody needs credentials, what is shown is judged all the same.
     let _ = looked_up(desk(&issuer, "[{active: [], key: []}, {}]").ask("opaque").0);
+}
+
+#[test]
+fn an_issuer_is_asked_who_speaks_for_what_others_find_no_good() {
+    let one = |name: &str| {
+        let text = INTROSPECTION.trim_start_matches("schemes: [").trim_end().trim_end_matches(']');
+        text.replace("name: token", &format!("name: {name}")).replace("/look", &format!("/{name}"))
+    };
+    let first = one("first").replace("anyAudience", "remember: 0s, anyAudience");
+    let schemes = [one("other"), one("second"), first, "{name: key, apiKey: {bearer: false}}".to_owned()].join(", ");
+    let desk =
+        Desk::new(&format!("schemes: [{schemes}]\nrequire: [{{first: [], second: []}}, {{other: [], key: []}}]\n"));
+    let (mut verdict, mut visit) = desk.ask("opaque");
+    for (path, status, said) in
+        [("/first", 500, ""), ("/second", 200, r#"{"active":false}"#), ("/other", 200, r#"{"active":true,"sub":"7"}"#)]
+    {
+        assert_eq!(looked_up(verdict).request.path(), path.as_bytes());
+        verdict = desk.resume(&mut visit, answer(status, said));
+    }
+    assert_eq!(reason(&verdict).0, Reason::CredentialsMissing);
+    // What the two others say is remembered.
+    let (verdict, mut visit) = desk.ask("opaque");
+    assert_eq!(looked_up(verdict).request.path(), b"/first");
+    assert_eq!(reason(&desk.resume(&mut visit, answer(500, ""))).0, Reason::CredentialsMissing);
+}
+
+#[test]
+fn an_issuer_is_asked_who_may_know_that_something_is_no_guess() {
+    let (issuer, newer) = (Issuer::new(), Issuer::new());
+    let one = |text: &str| text.trim_start_matches("schemes: [").trim_end().trim_end_matches(']').to_owned();
+    let schemes = format!("{}, {}", one(FETCHED), one(INTROSPECTION).replace("name: token", "name: active"));
+    let require = "[{token: []}, {active: [], key: []}]";
+    let desk =
+        Desk::new(&format!("schemes: [{schemes}, {{name: key, apiKey: {{bearer: false}}}}]\nrequire: {require}\n"));
+    let (verdict, _, fetches) = desk.ask_with_keys(&token(&issuer, "e", json!({})), &keys_of(&[issuer.ec_jwk()]));
+    assert_eq!((verdict.goes_on(), fetches), (true, 1));
+    let (verdict, mut visit) = desk.ask(&token(&newer, "new", json!({})));
+    let Verdict::Call(callout) = verdict else { panic!("{verdict:?}") };
+    let Callout::Refresh { document, occasion } = *callout else { panic!("{callout:?}") };
+    let mut fetch = document.begin(&occasion, desk.monotonic()).expect("due");
+    fetch.first();
+    let _ = fetch.take(answer(200, &keys_of(&[issuer.ec_jwk()])), desk.monotonic());
+    let _ = looked_up(desk.resume(&mut visit, CalloutResult::Refreshed));
+    // By another key that is new, so soon that nobody may ask for it.
+    let (verdict, mut visit) = desk.ask(&token(&newer, "newer", json!({})));
+    let _ = looked_up(verdict);
+    let verdict = desk.resume(&mut visit, answer(200, r#"{"active":true,"sub":"7"}"#));
+    assert_eq!(reason(&verdict).0, Reason::AuthenticationUnavailable);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use transept_wire::head::{FieldName, Request};
 use super::super::CompileCx;
 use super::claims::{ClaimNames, TokenOwner, principal};
 use super::exhibits::Exhibit;
-use super::nonces::{Life, Nonces, Taken, Use};
+use super::nonces::{ByKey, Life, Taken, Use};
 use super::scheme::{Fault, Later, Proof, Scheme, challenge};
 use super::secret::SecretEntry;
 use super::sender::{Sender, SenderConstraint, Word, ending};
@@ -234,14 +234,14 @@ pub(super) struct JwtScheme {
     owner: TokenOwner,
     verified: Arc<Verified<Principal>>,
     sender: Sender,
-    /// Tokens that were seen, by their `jti`, where each is good once: one memory for an issuer.
-    seen: Option<Taken>,
+    /// Tokens that were seen, by their key and their `jti`, where each is good once: shared by all who call the issuer so.
+    seen: Option<Taken<ByKey>>,
 }
 
 /// Tokens of one scheme that are remembered; with claims of usual length, some megabytes.
 const MOST_VERIFIED: usize = 4096;
 
-/// Tokens of one issuer that are remembered because they are good once.
+/// Tokens of one key that are remembered because they are good once.
 const MOST_SEEN: usize = 400_000;
 
 /// The keys were asked for, for the sake of a request.
@@ -285,7 +285,7 @@ impl Scheme for JwtScheme {
             verified,
             sender: Sender::compile(spec.sender, spec.proof_nonces.as_ref(), cx)?,
             seen: spec.once.then(|| {
-                let seen = cx.keep_for_all(&format!("jti {}", &*spec.issuer), Nonces::default);
+                let seen = cx.keep_for_all(&format!("jti {}", &*spec.issuer), ByKey::default);
                 Taken::from(seen, spec.max_age.unwrap_or(Duration::MAX))
             }),
         };
@@ -438,16 +438,16 @@ impl JwtScheme {
             };
             let with_leeway = |time: Option<Duration>| time.map(|time| time.saturating_add(MOST_LEEWAY));
             let life = Life::new(with_leeway(time("iat")).unwrap_or(Duration::MAX), with_leeway(time("exp")));
-            // Another issuer of this name, with other keys, may count its tokens alike.
-            let key = principal.stored.map(|key| HEXLOWER.encode(key.bytes())).unwrap_or_default();
+            // An explanation knows no key.
+            let key = principal.stored.unwrap_or_else(|| StoredMark::of(&[]));
             uses.push(Arc::new(Use {
-                memory: Arc::clone(seen.memory()),
-                id: format!("{key} {id}").into(),
+                memory: seen.memory().of(key, x.now.unix),
+                id: id.into(),
                 end,
                 life,
                 most: MOST_SEEN,
                 seen: "the token was seen before",
-                crowded: "too many tokens of this issuer are remembered",
+                crowded: "too many tokens of this key are remembered",
             }));
         }
         Proof::good(ending(principal, ends), uses)

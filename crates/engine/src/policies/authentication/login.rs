@@ -36,10 +36,10 @@ use super::verified::{self, Hash, Verified};
 use crate::callout::{Callout, CalloutResult, Receiver};
 use crate::document::Document;
 use crate::exchange::Exchange;
-use crate::jose::{Algorithms, Expectations, Expiry};
+use crate::jose::{Algorithms, Claims, Expectations, Expiry};
 use crate::login::ended::End;
 use crate::login::{Flow, Handed, Jar, Purpose, Seals, Session, Written, of_this_site};
-use crate::principal::Principal;
+use crate::principal::{Principal, StoredMark};
 use crate::reason::Reason;
 use crate::redact::CredentialPlaces;
 use crate::verdict::Reply;
@@ -73,6 +73,8 @@ pub(super) struct LoginScheme {
     jar: Jar,
     seals: Seals,
     lifetime: Duration,
+    /// Whom sessions are by, and for.
+    vouches: StoredMark,
     expected: Expectations,
     allowed: Algorithms,
     claims: ClaimNames,
@@ -212,6 +214,7 @@ impl Scheme for LoginScheme {
             jar,
             seals,
             lifetime,
+            vouches: StoredMark::of(&[b"login", context.as_bytes()]),
             expected,
             allowed: Algorithms::asymmetric(),
             claims: spec.claims.clone(),
@@ -316,14 +319,17 @@ impl Scheme for LoginScheme {
         format!("Cookie realm=\"{realm}\", cookie-name=\"{}\"", self.jar.name())
     }
 
+    /// What the provider has said of who has logged in is held against what is expected today, and read as it is today.
     fn stands(&self, principal: &Arc<Principal>, x: &Exchange<'_>) -> Result<Arc<Principal>, Box<str>> {
+        if principal.stored != Some(self.vouches) {
+            return Err("sessions are another provider's by now, or another client's".into());
+        }
         if self.has_ended(principal, x.now.unix) {
             return Err("the session was given up".into());
         }
-        match self.expected.check_required(&principal.claims) {
-            Ok(()) => Ok(Arc::clone(principal)),
-            Err(refusal) => Err(refusal.why().into()),
-        }
+        self.expected.check_required(&principal.claims).map_err(|refusal| Box::from(refusal.why()))?;
+        let today = self.principal(principal.claims.clone(), principal.until)?;
+        Ok(Arc::new(Principal { credential: principal.credential.clone(), ..today }))
     }
 }
 
@@ -401,10 +407,15 @@ impl LoginScheme {
     fn opened(&self, session: Session) -> Result<Arc<Opened>, Box<str>> {
         let claims = session.claims().ok_or("the ID token cannot be read")?;
         self.expected.check_required(&claims).map_err(|refusal| Box::from(refusal.why()))?;
-        let mut principal = principal(claims, &self.claims, TokenOwner::User, &self.name, Some(session.ends()))?;
+        let mut principal = self.principal(claims, Some(session.ends()))?;
         principal.credential = Some(session.name.clone());
         let key = session.refresh_token.as_ref().map(|token| verified::hash(token.as_bytes()));
         Ok(Arc::new(Opened { session, principal: Arc::new(principal), key }))
+    }
+
+    fn principal(&self, claims: Claims, until: Option<Duration>) -> Result<Principal, Box<str>> {
+        let found = principal(claims, &self.claims, TokenOwner::User, &self.name, until)?;
+        Ok(Principal { stored: Some(self.vouches), ..found })
     }
 
     fn let_in(&self, opened: &Opened, x: &mut Exchange<'_>) -> Proof {

@@ -4,12 +4,13 @@
 //! signature, told ([`Use`]) when the request is let in: who sends somebody else's head with another content spends nothing, and what is refused for
 //! another reason may come again. Proofs and tokens that are good once are remembered in the same way.
 //!
-//! A nonce is remembered until nobody takes its signature any more: those who take it say for how long ([`Taken`]). Where a configuration takes it for
-//! longer than the one before, what may have been forgotten by then is refused. What has ended is forgotten a little at a time, in the order of the ends,
+//! A nonce is remembered until nobody takes its signature any more: those who take it say for how long ([`Taken`]). What may
+//! have been forgotten is refused, also where a configuration takes it for longer than the one before. What has ended is forgotten a little at a time, in the order of the ends,
 //! by those who come with new ones, so that nobody waits for a sweep.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use data_encoding::HEXLOWER;
 use smallvec::SmallVec;
 
 use super::scheme::Proof;
+use crate::principal::StoredMark;
 
 /// What is remembered of a nonce: half of its SHA-256. Who finds two alike has spent one of his own.
 type Hash = [u8; 16];
@@ -46,19 +48,89 @@ pub(super) fn share(keys: usize) -> usize {
 
 /// The nonces of one key.
 #[derive(Debug, Default)]
-pub(super) struct Nonces(Mutex<Seen>);
+pub(super) struct Nonces {
+    seen: Mutex<Seen>,
+    takers: Arc<Takers>,
+}
 
 #[derive(Debug, Default)]
 struct Seen {
     hashes: HashMap<Hash, Life>,
     /// When each may be forgotten, in seconds since the Unix epoch, the first first.
     ends: BinaryHeap<Reverse<(u64, Hash)>>,
-    /// For how many seconds what is remembered here is taken, and by how many it is for so long.
-    takers: BTreeMap<u64, usize>,
-    /// The longest of these, as it was when the ends were reckoned.
+    /// For how many seconds what is remembered was taken when the ends were reckoned.
     longest: Option<u64>,
-    /// What was made in this second or before may have been forgotten, and is still taken: it was not taken for so long before.
-    forgotten: Option<u64>,
+    forgotten: Forgotten,
+}
+
+/// What may have been forgotten, in seconds since the Unix epoch. Somebody may still take it: who has begun to show it before it had ended, or has a
+/// clock that is behind; and all whose configuration takes it for longer than those before did.
+#[derive(Debug, Default)]
+struct Forgotten {
+    /// What was made in this second or before.
+    made: Option<u64>,
+    /// What could be good until this second at all.
+    last: Option<u64>,
+}
+
+/// For how long what is remembered is taken.
+#[derive(Debug, Default)]
+pub(super) struct Takers {
+    /// In seconds, and by how many it is for so long.
+    times: Mutex<BTreeMap<u64, usize>>,
+    /// The longest, or zero.
+    longest: AtomicU64,
+}
+
+impl Takers {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<u64, usize>)) {
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut times);
+        self.longest.store(times.last_key_value().map_or(0, |(time, _)| *time), Ordering::Relaxed);
+    }
+
+    fn longest(&self) -> Option<u64> {
+        Some(self.longest.load(Ordering::Relaxed)).filter(|longest| *longest != 0)
+    }
+}
+
+/// What has takers.
+pub(super) trait Remembers {
+    fn takers(&self) -> &Takers;
+}
+
+impl Remembers for Nonces {
+    fn takers(&self) -> &Takers {
+        &self.takers
+    }
+}
+
+/// What is good once by many keys, each of which has a memory of its own: nobody who has another key uses up the room of one, and two who count alike do
+/// not meet.
+#[derive(Debug, Default)]
+pub(super) struct ByKey {
+    memories: Mutex<HashMap<StoredMark, Arc<Nonces>>>,
+    takers: Arc<Takers>,
+}
+
+impl Remembers for ByKey {
+    fn takers(&self) -> &Takers {
+        &self.takers
+    }
+}
+
+impl ByKey {
+    /// The memory of a key. Those in which nothing is left are forgotten when there is a new one.
+    pub(super) fn of(&self, key: StoredMark, now: Duration) -> Arc<Nonces> {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = memories.get(&key) {
+            return Arc::clone(known);
+        }
+        memories.retain(|_, memory| Arc::strong_count(memory) > 1 || !memory.is_over(now));
+        let made = Arc::new(Nonces { seen: Mutex::default(), takers: Arc::clone(&self.takers) });
+        memories.insert(key, Arc::clone(&made));
+        made
+    }
 }
 
 /// When something was made and until when it can be good at all, in seconds since the Unix epoch: the time for which it is taken, by whoever takes it for
@@ -95,33 +167,34 @@ impl Life {
 /// That somebody takes what is remembered for so long after it was made: held while he does, so that a time that was made shorter is forgotten with the
 /// configuration that said it.
 #[derive(Debug)]
-pub(super) struct Taken {
-    memory: Arc<Nonces>,
+pub(super) struct Taken<M: Remembers = Nonces> {
+    memory: Arc<M>,
     seconds: u64,
 }
 
-impl Taken {
+impl<M: Remembers> Taken<M> {
     /// By whoever looks at it in this way, from now on.
-    pub(super) fn from(memory: Arc<Nonces>, time: Duration) -> Taken {
+    pub(super) fn from(memory: Arc<M>, time: Duration) -> Taken<M> {
         let seconds = time.as_secs().saturating_add(1);
-        *memory.lock().takers.entry(seconds).or_default() += 1;
+        memory.takers().change(|times| *times.entry(seconds).or_default() += 1);
         Taken { memory, seconds }
     }
 
-    pub(super) fn memory(&self) -> &Arc<Nonces> {
+    pub(super) fn memory(&self) -> &Arc<M> {
         &self.memory
     }
 }
 
-impl Drop for Taken {
+impl<M: Remembers> Drop for Taken<M> {
     fn drop(&mut self) {
-        let mut seen = self.memory.lock();
-        if let Some(takers) = seen.takers.get_mut(&self.seconds) {
-            *takers -= 1;
-            if *takers == 0 {
-                seen.takers.remove(&self.seconds);
+        self.memory.takers().change(|times| {
+            if let Some(takers) = times.get_mut(&self.seconds) {
+                *takers -= 1;
+                if *takers == 0 {
+                    times.remove(&self.seconds);
+                }
             }
-        }
+        });
     }
 }
 
@@ -137,29 +210,29 @@ pub(super) enum Refused {
 }
 
 impl Nonces {
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is remembered, by the times for which it is taken now.
+    fn seen(&self, now: Duration) -> MutexGuard<'_, Seen> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.reckon(self.takers.longest());
+        seen.forgotten.forget_another_clock(now);
+        seen
     }
 
     /// Whether a nonce was seen, and its signature is still good.
     pub(super) fn knows(&self, nonce: &str, now: Duration) -> bool {
-        let mut seen = self.lock();
-        seen.reckon(now);
-        seen.knows(&hash(nonce), now)
+        self.seen(now).knows(&hash(nonce), now)
     }
 
     /// Whether a nonce could be noted now, among `most`.
     pub(super) fn check(&self, nonce: &str, life: Life, now: Duration, most: usize) -> Result<(), Refused> {
-        let mut seen = self.lock();
-        seen.reckon(now);
+        let mut seen = self.seen(now);
         seen.forget(now);
         seen.check(&hash(nonce), life, now, most)
     }
 
     /// Notes a nonce, among `most`.
     pub(super) fn spend(&self, nonce: &str, life: Life, now: Duration, most: usize) -> Result<(), Refused> {
-        let mut seen = self.lock();
-        seen.reckon(now);
+        let mut seen = self.seen(now);
         seen.forget(now);
         let hash = hash(nonce);
         seen.check(&hash, life, now, most)?;
@@ -167,6 +240,12 @@ impl Nonces {
         seen.hashes.insert(hash, life);
         seen.ends.push(Reverse((end, hash)));
         Ok(())
+    }
+
+    /// Whether all that is remembered has ended.
+    fn is_over(&self, now: Duration) -> bool {
+        let seen = self.seen(now);
+        seen.hashes.values().all(|life| life.end(seen.longest) <= now.as_secs())
     }
 }
 
@@ -244,17 +323,11 @@ pub(super) fn spent(proof: Proof, now: Duration) -> Proof {
 
 impl Seen {
     /// Reckons the ends anew where what is remembered is taken for another time than before; where nobody takes it, it is as it was.
-    fn reckon(&mut self, now: Duration) {
-        let Some((longest, _)) = self.takers.last_key_value().filter(|(longest, _)| Some(**longest) != self.longest)
-        else {
-            return;
-        };
-        if let Some(before) = self.longest.replace(*longest).filter(|before| before < longest) {
-            let forgotten = now.as_secs().checked_sub(before.saturating_add(1));
-            self.forgotten = self.forgotten.max(forgotten);
+    fn reckon(&mut self, longest: Option<u64>) {
+        if longest.is_some() && longest != self.longest {
+            self.longest = longest;
+            self.ends = self.hashes.iter().map(|(hash, life)| Reverse((life.end(longest), *hash))).collect();
         }
-        let longest = self.longest;
-        self.ends = self.hashes.iter().map(|(hash, life)| Reverse((life.end(longest), *hash))).collect();
     }
 
     fn knows(&self, hash: &Hash, now: Duration) -> bool {
@@ -264,7 +337,7 @@ impl Seen {
     fn check(&self, hash: &Hash, life: Life, now: Duration, most: usize) -> Result<(), Refused> {
         match self.knows(hash, now) {
             true => Err(Refused::Seen),
-            false if self.forgotten.is_some_and(|forgotten| life.made <= forgotten) => Err(Refused::Forgotten),
+            false if self.forgotten.has(life) => Err(Refused::Forgotten),
             false if self.hashes.len() >= most => Err(Refused::Crowded),
             false => Ok(()),
         }
@@ -276,12 +349,35 @@ impl Seen {
                 Some(Reverse((end, hash))) if *end <= now.as_secs() => {
                     // It may have been spent again meanwhile.
                     if self.hashes.get(hash).is_some_and(|life| life.end(self.longest) == *end) {
+                        self.forgotten.note(*end, self.longest);
                         self.hashes.remove(hash);
                     }
                     self.ends.pop();
                 }
                 _ => return,
             }
+        }
+    }
+}
+
+/// What is forgotten by a clock that is so much ahead is forgotten by another clock, which was set back since: by that one it can be anything.
+const ANOTHER_CLOCK: u64 = 60;
+
+impl Forgotten {
+    /// Everything that had an end up to this one, where it is taken for so long at most, may have been forgotten.
+    fn note(&mut self, end: u64, longest: Option<u64>) {
+        let before = end.saturating_sub(1);
+        self.last = self.last.max(Some(before));
+        self.made = self.made.max(longest.and_then(|longest| before.checked_sub(longest)));
+    }
+
+    fn has(&self, life: Life) -> bool {
+        self.made.is_some_and(|made| life.made <= made) || self.last.is_some_and(|last| life.last <= last)
+    }
+
+    fn forget_another_clock(&mut self, now: Duration) {
+        if self.last.is_some_and(|last| last > now.as_secs().saturating_add(ANOTHER_CLOCK)) {
+            *self = Forgotten::default();
         }
     }
 }
@@ -337,7 +433,7 @@ mod tests {
             assert_eq!(nonces.spend(&number.to_string(), until(900), at(301), 1000), Ok(()), "{number}");
             assert!(nonces.knows(&number.to_string(), at(301)));
         }
-        let seen = nonces.lock();
+        let seen = nonces.seen(at(301));
         assert_eq!((seen.hashes.len(), seen.ends.len()), (1000, 1000));
     }
 
@@ -387,6 +483,41 @@ mod tests {
             assert_eq!(nonces.spend("another", life(raised), at(raised + 250), 100), Ok(()));
             drop(long);
         }
+    }
+
+    #[test]
+    fn what_was_forgotten_is_good_for_nobody_whose_clock_is_behind() {
+        let nonces: Arc<Nonces> = Arc::default();
+        let _taken = Taken::from(Arc::clone(&nonces), at(300));
+        let life = |made: u64| Life::new(at(made), None);
+        assert_eq!(nonces.spend("a", life(1000), at(1001), 10), Ok(()));
+        assert_eq!(nonces.spend("b", life(1300), at(1303), 10), Ok(()));
+        // Who has begun to show it before it ended.
+        assert_eq!(nonces.spend("a", life(1000), at(1299), 10), Err(Refused::Forgotten));
+        assert_eq!(nonces.spend("c", life(1002), at(1299), 10), Ok(()), "it was not forgotten");
+        // A clock that was an hour ahead and is set back.
+        assert_eq!(nonces.spend("d", life(4900), at(4900), 10), Ok(()));
+        assert_eq!(nonces.spend("e", life(1305), at(1305), 10), Ok(()));
+        // What says itself until when it is good.
+        let proofs = Nonces::default();
+        assert_eq!(proofs.spend("a", until(60), at(1), 10), Ok(()));
+        assert_eq!(proofs.spend("b", until(121), at(62), 10), Ok(()));
+        assert_eq!(proofs.spend("a", until(60), at(59), 10), Err(Refused::Forgotten));
+        assert_eq!(proofs.spend("c", until(61), at(59), 10), Ok(()));
+    }
+
+    #[test]
+    fn nobody_uses_up_the_room_of_another_key_and_empty_memories_go() {
+        let keys: Arc<ByKey> = Arc::default();
+        let taken = Taken::from(Arc::clone(&keys), at(60));
+        let mark = |number: u8| StoredMark::of(&[&[number]]);
+        let spend = |key: u8, id: &str, now: u64| {
+            taken.memory().of(mark(key), at(now)).spend(id, Life::new(at(now), None), at(now), 1)
+        };
+        assert_eq!((spend(1, "a", 10), spend(2, "a", 10)), (Ok(()), Ok(())));
+        assert_eq!((spend(1, "b", 10), spend(1, "a", 20)), (Err(Refused::Crowded), Err(Refused::Seen)));
+        assert_eq!((spend(3, "a", 71), keys.memories.lock().expect("a lock").len()), (Ok(()), 3));
+        assert_eq!((spend(4, "a", 72), keys.memories.lock().expect("a lock").len()), (Ok(()), 2));
     }
 
     #[test]

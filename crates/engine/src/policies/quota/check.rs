@@ -21,7 +21,8 @@ impl Written for QuotaSpec {
         let costs_like = (self.cost_fields(), self.repeats, &self.time_zone)
             == (other.cost_fields(), other.repeats, &other.time_zone);
         let most = most_within(self, other).filter(|_| !self.soft && !other.soft && costs_like);
-        most.is_some_and(|most| most <= u64::from(other.requests))
+        // It knows all keys still that the other one knows.
+        most.is_some_and(|most| most <= u64::from(other.requests)) && self.max_keys >= other.max_keys
     }
 }
 

@@ -310,14 +310,17 @@ fn limits_of_different_lengths_stand_side_by_side() {
     compile::<RateLimitPolicy>(
         "limits: [{name: second, requests: 10, per: 1s, key: []}, {name: hour, requests: 1000, per: 1h, key: []}]\n",
     );
-    // Up to two windows of 50s have a part in one of 60s; two of 30s are one.
-    let windows = |per: u32| {
+    // Up to three windows of 30s have a part in one of 60s, as each begins with the first request after the one before.
+    let windows = |requests: u32, per: u32, more: &str| {
         let one = |name: &str, requests: u32, per: u32| {
             format!("{{name: {name}, algorithm: SlidingWindow, requests: {requests}, per: {per}s, key: []}}")
         };
-        refusals::<RateLimitPolicy>(&format!("limits: [{}, {}]\n", one("a", 10, per), one("b", 20, 60))).len()
+        let yaml = format!("{more}limits: [{}, {}]\n", one("a", requests, per), one("b", 30, 60));
+        refusals::<RateLimitPolicy>(&yaml).len()
     };
-    assert_eq!((windows(50), windows(30)), (0, 1));
+    assert_eq!((windows(11, 30, ""), windows(10, 30, ""), windows(10, 50, ""), windows(11, 50, "")), (0, 1, 1, 0));
+    assert_eq!((windows(30, 60, ""), windows(31, 60, "")), (1, 1));
+    assert_eq!(windows(30, 60, "perProxy: Share\n"), 0, "of both each proxy has some other part");
 }
 
 /// A policy whose limits are in a store that never answers, or has not yet.

@@ -184,6 +184,35 @@ fn an_open_connection_ends_with_the_session() {
 }
 
 #[test]
+fn an_open_connection_is_judged_by_who_may_log_in_today() {
+    let mut site = Site::new("");
+    let mut browser = Browser::default();
+    let to = site.begin(&mut browser, "/");
+    let claims = json!({"nonce": parameter(&to, "nonce"), "groups": ["before"], "roles": ["today"]});
+    let said =
+        json!({"token_type": "Bearer", "access_token": "a", "expires_in": 300, "id_token": site.id_token(claims)});
+    site.tokens = Some((200, said));
+    site.come_back(&mut browser, &to);
+    let mut recheck = |spec: &str| {
+        let mut came = site.open(&mut browser.clone(), "/");
+        assert!(came.verdict.goes_on(), "{:?}", came.notes.told);
+        site.reload(spec);
+        let verdict = site.with(&mut came.request, &mut came.notes, |policy, x| policy.on_recheck(x));
+        site.reload(&self::spec(""));
+        match verdict {
+            Verdict::Respond(reply) => Err(reply.cause.unwrap_or_default().into_string()),
+            _ => Ok(came.notes.principal.expect("a principal").groups.join(" ")),
+        }
+    };
+    assert_eq!(recheck(&spec("")), Ok("before".to_owned()));
+    assert_eq!(recheck(&spec(", claims: {groups: roles}")), Ok("today".to_owned()));
+    for (from, to) in [("login.test", "other.test"), ("clientId: shop", "clientId: bank")] {
+        let why = recheck(&spec("").replace(from, to)).expect_err("it ends");
+        assert!(why.contains("another provider's"), "{why}");
+    }
+}
+
+#[test]
 fn a_cookie_that_is_no_good_is_none_and_blames_nobody() {
     let mut site = Site::with_spec(&format!("{}failures: {{requests: 1}}\n", spec("")));
     for junk in ["", "AAAA", "%%%", &"A".repeat(3000)] {
