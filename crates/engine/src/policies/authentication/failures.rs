@@ -2,7 +2,9 @@
 //!
 //! Asked by `AuthenticationPolicy` before it looks at credentials, told when they were no good. Limits of other policies never see
 //! these requests. Where it takes long to find out, a failure is counted ahead ([`Hold`]) and taken back when it was none: else a client could
-//! have any number of them found out at the same time.
+//! have any number of passwords computed at the same time. What issuers are asked is not counted ahead: good tokens of many people behind one address,
+//! which come together, must not be refused for it, and nobody guesses a token; how many questions an issuer is asked at a time is its own
+//! backend's limit (`TrafficPolicy`).
 //!
 //! **Memory.** Addresses are not listed but hashed, with a seed that nobody outside knows, to one counter in each of four rows, as in a
 //! count-min sketch. A client is refused while all four of its counters are used up. So the memory is the same for one client and for a million,
