@@ -391,6 +391,7 @@ fn hash(nonce: &str) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::{below, draw};
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -504,6 +505,63 @@ mod tests {
         assert_eq!(proofs.spend("b", until(121), at(62), 10), Ok(()));
         assert_eq!(proofs.spend("a", until(60), at(59), 10), Err(Refused::Forgotten));
         assert_eq!(proofs.spend("c", until(61), at(59), 10), Ok(()));
+    }
+
+    #[test]
+    fn nothing_is_taken_twice_and_nothing_new_is_refused() {
+        let (mut taken, mut again, mut forgotten) = (0, 0, 0);
+        for seed in 0..400u64 {
+            let mut step = 0;
+            let mut pick = |most: u64| {
+                step += 1;
+                below(draw(seed, step), most)
+            };
+            let (is_steady, nonces) = (seed % 2 == 0, Arc::<Nonces>::default());
+            let taking = |time: u64| (time, Taken::from(Arc::clone(&nonces), at(time)));
+            let mut takers = vec![taking(5 + pick(60))];
+            let mut made: Vec<(u64, Option<u64>, bool)> = Vec::new();
+            let mut now = 1000;
+            for _ in 0..400 {
+                now += pick(3);
+                if !is_steady && pick(20) == 0 {
+                    takers.push(taking(5 + pick(300)));
+                    if pick(3) > 0 {
+                        takers.remove(0);
+                    }
+                }
+                // Somebody's clock may be behind, or his head come slowly.
+                let clock = if is_steady { now } else { now - pick(15) };
+                let index = match pick(2) {
+                    0 => {
+                        made.push((now + pick(5) - pick(30), (pick(3) == 0).then(|| now + pick(40)), false));
+                        made.len() - 1
+                    }
+                    _ => pick(made.len().max(1) as u64) as usize,
+                };
+                let Some((moment, last, is_spent)) = made.get_mut(index) else { continue };
+                let life = Life::new(at(*moment), last.map(at));
+                let (age, _) = takers[pick(takers.len() as u64) as usize];
+                if at(clock) >= life.taken_for(at(age)) {
+                    continue;
+                }
+                match nonces.spend(&index.to_string(), life, at(clock), 10_000) {
+                    Ok(()) => {
+                        assert!(!*is_spent, "{seed}: {index} twice at {now}");
+                        (*is_spent, taken) = (true, taken + 1);
+                    }
+                    Err(Refused::Seen) => {
+                        assert!(*is_spent, "{seed}: {index} at {now}");
+                        again += 1;
+                    }
+                    Err(Refused::Forgotten) => {
+                        assert!(!is_steady, "{seed}: {index} at {now}");
+                        forgotten += 1;
+                    }
+                    Err(Refused::Crowded) => panic!("there is room"),
+                }
+            }
+        }
+        assert!(taken > 10_000 && again > 10_000 && forgotten > 100, "{taken} {again} {forgotten}");
     }
 
     #[test]
