@@ -146,9 +146,6 @@ impl<'c> H1Sink<'c> {
         if data.len() <= COPIED {
             self.out.tail().extend_from_slice(data);
         } else {
-            if matches!(self.framing, Body::Length(_)) && self.left == 0 {
-                self.held = Held::new();
-            }
             self.flush(data).await?;
         }
         if let Body::Chunked = self.framing {
@@ -157,9 +154,21 @@ impl<'c> H1Sink<'c> {
         Ok(())
     }
 
+    /// Whether the message has ended with what was written, as its head has it: the receiver waits for nothing more, though its sender may say so later.
+    fn is_whole(&self) -> bool {
+        match self.framing {
+            Body::None => true,
+            Body::Length(_) => self.left == 0,
+            Body::Chunked | Body::UntilClose => false,
+        }
+    }
+
     async fn flush(&mut self, more: &[u8]) -> Result<(), Failure> {
         if self.out.is_empty() && more.is_empty() {
             return Ok(());
+        }
+        if self.is_whole() {
+            self.held = Held::new();
         }
         let mut sending = std::pin::pin!(self.io.send(&mut self.out, more));
         self.watch
@@ -262,6 +271,21 @@ mod tests {
             }
             let given_back = blocked.filter(|_| Arc::strong_count(&place) == 1);
             assert_eq!(given_back.unwrap_or("nothing"), given_back_by);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_given_back_also_where_the_sender_ends_later_than_its_length() {
+        let (io, _far) = full().await;
+        let watch = Rc::new(Watches::default()).add();
+        for (framing, references) in [(Body::Length(5), 1), (Body::Length(6), 2), (Body::Chunked, 2)] {
+            let place = Arc::new(());
+            let mut sink = Sink::H1(H1Sink::new(&io, &watch, Side::Downstream, framing, Outbound::take()));
+            sink.give_back_at_end(&mut vec![Box::new(Arc::clone(&place))]);
+            sink.write(&[0; 5]).await.expect("it is copied");
+            let mut flushing = std::pin::pin!(sink.flush());
+            assert!(futures_util::poll!(flushing.as_mut()).is_pending());
+            assert_eq!(Arc::strong_count(&place), references, "{framing:?}");
         }
     }
 }
