@@ -301,6 +301,35 @@ fn keys_of_a_file_that_is_not_there_are_not_none() {
 }
 
 #[test]
+fn keys_are_in_one_place_and_what_is_written_goes_before_the_environment() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (file, of_environment, state) = (path("keys.yaml"), path("others.yaml"), path("nowhere"));
+    let create = |rest: &[&str]| {
+        let mut making = command(&["key", "create", "--consumer", "mobile"]);
+        making.args(rest).env("TRANSEPT_KEYS", &of_environment).env("TRANSEPT_TRUST_DOMAIN", "shop.test");
+        read(&making.output().expect("the binary starts"))
+    };
+    for (one, other) in [
+        (&["--file", &file][..], &["--state", &state][..]),
+        (&["--file", &file], &["--trust-domain", "a.test"]),
+        (&["--file", &file], &["--print"]),
+        (&["--print"], &["--state", &state]),
+    ] {
+        let (code, out, err) = create(&[one, other].concat());
+        assert!(code == Some(2) && out.is_empty() && err.contains("cannot be used with"), "{one:?} {other:?}: {err}");
+        assert!(err.contains(one[0]) && err.contains(other[0]), "{err}");
+    }
+    let (code, _, err) = create(&["--state", &state]);
+    assert!(code == Some(1) && err.contains(&state) && !err.contains("others.yaml"), "{err}");
+    let (code, out, err) = create(&["--print"]);
+    assert!(code == Some(0) && out.contains("kind: ApiKey"), "{err}");
+    assert!(!directory.path().join("others.yaml").exists());
+    let (code, _, err) = create(&[]);
+    assert!(code == Some(0) && directory.path().join("others.yaml").exists(), "{err}");
+}
+
+#[test]
 fn a_key_under_a_pepper_is_followed_by_one_under_a_pepper() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();

@@ -6,6 +6,7 @@
 
 mod book;
 mod file;
+mod place;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use transept_model::kinds::ApiKeySpec;
 use transept_model::schema::Moment;
 
 use self::book::{Book, Saved};
-use super::control::StateArgs;
+use self::place::Place;
 use super::{Exit, status};
 use crate::console::{self, FAINT, PLAIN};
 use crate::{duration, table};
@@ -54,21 +55,6 @@ enum Action {
     Rotate(Rotate),
     /// Make a key good for nothing
     Revoke(Revoke),
-}
-
-/// Where keys are.
-#[derive(Debug, clap::Args)]
-struct Place {
-    /// File with the ApiKeys, one of those that a gateway is started with; without it, they are in the state of the control plane
-    #[arg(long, env = "TRANSEPT_KEYS", value_name = "FILE")]
-    file: Option<PathBuf>,
-
-    /// Namespace of the keys
-    #[arg(long, env = "TRANSEPT_NAMESPACE", value_name = "NAME", default_value = "default")]
-    namespace: String,
-
-    #[command(flatten)]
-    state: StateArgs,
 }
 
 /// How keys are spelled and hashed.
@@ -113,12 +99,13 @@ struct Create {
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     ttl: Option<Duration>,
 
-    /// Print the object instead of keeping it; the key is told on standard error
-    #[arg(long, conflicts_with = "file")]
-    print: bool,
-
+    // It looks at `--print`, and so is read before it.
     #[command(flatten)]
     place: Place,
+
+    /// Print the object instead of keeping it; the key is told on standard error
+    #[arg(long)]
+    print: bool,
 
     #[command(flatten)]
     making: Making,

@@ -8,8 +8,8 @@ use transept_control::plane::{KeyChange, Question};
 
 use super::super::control::StateArgs;
 use super::super::token;
-use super::Place;
 use super::file::KeyFile;
+use super::place::Place;
 
 /// ApiKeys that can be changed.
 pub(super) enum Book<'p> {
