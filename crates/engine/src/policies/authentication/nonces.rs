@@ -65,7 +65,7 @@ struct Seen {
 
 /// What may have been forgotten, in seconds since the Unix epoch. Somebody may still take it: who has begun to show it before it had ended, or has a
 /// clock that is behind; and all whose configuration takes it for longer than those before did.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Forgotten {
     /// What was made in this second or before.
     made: Option<u64>,
@@ -109,8 +109,15 @@ impl Remembers for Nonces {
 /// not meet.
 #[derive(Debug, Default)]
 pub(super) struct ByKey {
-    memories: Mutex<HashMap<StoredMark, Arc<Nonces>>>,
+    memories: Mutex<Memories>,
     takers: Arc<Takers>,
+}
+
+#[derive(Debug, Default)]
+struct Memories {
+    by_key: HashMap<StoredMark, Arc<Nonces>>,
+    /// Of those that are gone: any that is made may be one of them.
+    forgotten: Forgotten,
 }
 
 impl Remembers for ByKey {
@@ -123,12 +130,21 @@ impl ByKey {
     /// The memory of a key. Those in which nothing is left are forgotten when there is a new one.
     pub(super) fn of(&self, key: StoredMark, now: Duration) -> Arc<Nonces> {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = memories.get(&key) {
+        let Memories { by_key, forgotten } = &mut *memories;
+        if let Some(known) = by_key.get(&key) {
             return Arc::clone(known);
         }
-        memories.retain(|_, memory| Arc::strong_count(memory) > 1 || !memory.is_over(now));
-        let made = Arc::new(Nonces { seen: Mutex::default(), takers: Arc::clone(&self.takers) });
-        memories.insert(key, Arc::clone(&made));
+        by_key.retain(|_, memory| match memory.when_over(now) {
+            Some(over) if Arc::strong_count(memory) == 1 => {
+                forgotten.add(over);
+                false
+            }
+            _ => true,
+        });
+        forgotten.forget_another_clock(now);
+        let seen = Mutex::new(Seen { forgotten: *forgotten, ..Seen::default() });
+        let made = Arc::new(Nonces { seen, takers: Arc::clone(&self.takers) });
+        by_key.insert(key, Arc::clone(&made));
         made
     }
 }
@@ -242,10 +258,15 @@ impl Nonces {
         Ok(())
     }
 
-    /// Whether all that is remembered has ended.
-    fn is_over(&self, now: Duration) -> bool {
+    /// What may have been forgotten with all of it, where all that is remembered has ended.
+    fn when_over(&self, now: Duration) -> Option<Forgotten> {
         let seen = self.seen(now);
-        seen.hashes.values().all(|life| life.end(seen.longest) <= now.as_secs())
+        let mut forgotten = seen.forgotten;
+        if let Some(end) = seen.hashes.values().map(|life| life.end(seen.longest)).max() {
+            forgotten.note(end, seen.longest);
+            return (end <= now.as_secs()).then_some(forgotten);
+        }
+        Some(forgotten)
     }
 }
 
@@ -369,6 +390,11 @@ impl Forgotten {
         let before = end.saturating_sub(1);
         self.last = self.last.max(Some(before));
         self.made = self.made.max(longest.and_then(|longest| before.checked_sub(longest)));
+    }
+
+    fn add(&mut self, other: Forgotten) {
+        self.last = self.last.max(other.last);
+        self.made = self.made.max(other.made);
     }
 
     fn has(&self, life: Life) -> bool {
@@ -574,8 +600,26 @@ mod tests {
         };
         assert_eq!((spend(1, "a", 10), spend(2, "a", 10)), (Ok(()), Ok(())));
         assert_eq!((spend(1, "b", 10), spend(1, "a", 20)), (Err(Refused::Crowded), Err(Refused::Seen)));
-        assert_eq!((spend(3, "a", 71), keys.memories.lock().expect("a lock").len()), (Ok(()), 3));
-        assert_eq!((spend(4, "a", 72), keys.memories.lock().expect("a lock").len()), (Ok(()), 2));
+        assert_eq!((spend(3, "a", 71), keys.memories.lock().expect("a lock").by_key.len()), (Ok(()), 3));
+        assert_eq!((spend(4, "a", 72), keys.memories.lock().expect("a lock").by_key.len()), (Ok(()), 2));
+    }
+
+    #[test]
+    fn what_may_have_been_forgotten_is_not_forgotten_with_the_memory_of_its_key() {
+        let keys: Arc<ByKey> = Arc::default();
+        let short = Taken::from(Arc::clone(&keys), at(60));
+        let spend = |key: u8, id: &str, made: u64, now: u64| {
+            let life = Life::new(at(made), Some(at(10_000)));
+            keys.of(StoredMark::of(&[&[key]]), at(now)).spend(id, life, at(now), 10)
+        };
+        assert_eq!((spend(1, "a", 10, 10), spend(1, "b", 20, 20)), (Ok(()), Ok(())));
+        // By another key, when nothing of the first one is good any more.
+        assert_eq!((spend(2, "a", 81, 82), keys.memories.lock().expect("a lock").by_key.len()), (Ok(()), 1));
+        let _long = Taken::from(Arc::clone(&keys), at(3600));
+        drop(short);
+        for (made, refused) in [(10, Err(Refused::Forgotten)), (20, Err(Refused::Forgotten)), (50, Ok(()))] {
+            assert_eq!(spend(1, &made.to_string(), made, 90), refused, "{made}");
+        }
     }
 
     #[test]
